@@ -1,0 +1,1 @@
+"""crossdistill: the order of the work. Spec to graph, runner, command line."""

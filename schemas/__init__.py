@@ -1,0 +1,1 @@
+"""crossdistill: what crosses a boundary. Pydantic models only: no torch, no ray."""

@@ -1,0 +1,322 @@
+"""The spec: one file that names domains, teachers, label sets and students, and how they hang together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from schemas.base import Contract, Document, Fraction, Name, Part
+from schemas.encodings import Dense, Encoding
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+class Storage(Contract):
+    """Where object storage answers. Secrets come from the environment or the usual config files, never from here."""
+
+    endpoint_url: str | None = None
+    """URL of an S3-compatible server; none for AWS itself."""
+    region: str | None = None
+    """Region name of the bucket."""
+
+
+SOURCE_KINDS = ("example", "parquet", "csv", "jsonl", "image_folder", "arrays")
+
+
+class Source(Contract):
+    """Where a domain's samples come from: exactly one of the kinds, as one place or one place per split."""
+
+    example: str | None = None
+    """Name of an example data set that ships in a package."""
+    parquet: str | dict[SplitName, str] | None = None
+    """Parquet file or directory of files (path or fsspec URI)."""
+    csv: str | dict[SplitName, str] | None = None
+    """CSV file with a header; image paths in it are relative to it."""
+    jsonl: str | dict[SplitName, str] | None = None
+    """JSON Lines file; image paths in it are relative to it."""
+    image_folder: str | dict[SplitName, str] | None = None
+    """Folder of images: one subfolder a class, or flat beside `labels`."""
+    arrays: str | dict[SplitName, str] | None = None
+    """`.npz` file (uncompressed or compressed) with one array a column."""
+    labels: str | None = None
+    """With `image_folder`: CSV of two columns, file (relative to the folder) and class."""
+    storage: Storage = Storage()
+    """Where object storage answers, for this source alone."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [kind for kind in SOURCE_KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a source has exactly one of {', '.join(SOURCE_KINDS)}; found {given or 'none'}")
+        if self.labels is not None and given != ["image_folder"]:
+            raise ValueError("`labels` goes with `image_folder` only")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The kind that is given."""
+        return next(kind for kind in SOURCE_KINDS if getattr(self, kind) is not None)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """URI by split; under '' where one place is to be split."""
+        value = getattr(self, self.kind)
+        return {"": value} if isinstance(value, str) else dict(value)
+
+
+class Split(Contract):
+    """Shares of a domain, drawn by a seeded hash of `content_id`: duplicates always fall in one split."""
+
+    train: Fraction = 0.0
+    """Share that is trained on."""
+    validation: Fraction = 0.0
+    """Share that choices are made on (within the label budget)."""
+    test: Fraction = 0.0
+    """Share that only the final evaluation reads."""
+    seed: NonNegativeInt = 0
+    """Seed of the hash."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares of a split add up to 1, not {total:g}")
+        return self
+
+
+class LabelBudget(Contract):
+    """How many true labels of the domain a project may use, for training and for validation."""
+
+    train: NonNegativeInt
+    """True labels for training, in rows."""
+    validation: NonNegativeInt
+    """True labels for every choice that is made (selection, early stopping, rounds), in rows."""
+    draw: Literal["blind", "class-balanced"] = "blind"
+    """`blind` draws by hash alone; `class-balanced` looks at the truth to draw alike from each class."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"train": value, "validation": value}
+        return value
+
+    def __str__(self) -> str:
+        return f"{self.train} + {self.validation}"
+
+
+class Domain(Contract):
+    """A set of samples with one distribution."""
+
+    from_: Source = Field(alias="from")
+    """Where the samples come from."""
+    split: Split | None = None
+    """Shares to draw; left out where the source has one place per split."""
+    label_budget: LabelBudget | None = None
+    """True labels that may be used; left out: all of train and validation. A number n means n + n."""
+    columns: dict[str, str] = {}
+    """Column of the source by role (`sample_id`, `label`, and the task's own such as `image`)."""
+    classes: tuple[str, ...] | None = None
+    """Class names in order; left out: the sorted values of the label column."""
+    prepare: dict[str, Any] = {}
+    """The task's own settings for bringing this domain's samples into form (such as a centre crop)."""
+    on_bad_row: Literal["refuse", "quarantine"] = "refuse"
+    """Bad rows end the ingest, or are set aside in a file and counted."""
+    shard_rows: PositiveInt = 2048
+    """Samples per packed shard; also the unit of labelling, of resuming and of sharing."""
+
+
+class Training(Contract):
+    """How a model is trained; one block for teachers and students."""
+
+    epochs: PositiveInt | None = None
+    """Passes over the training rows (of the shared stream, for students). Either this or `steps`."""
+    steps: PositiveInt | None = None
+    """Optimiser steps. Either this or `epochs`."""
+    batch_size: PositiveInt = 64
+    """Rows per step over all workers; for students the shared rows of a step."""
+    labelled_batch_size: PositiveInt | None = None
+    """Rows with true labels per student step, drawn from the budget; left out: as many as `batch_size`."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimiser, as in torch.optim."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate, per step."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Decay of weights, as the optimiser defines it."""
+    momentum: Fraction = 0.9
+    """Momentum of sgd; others do not use it."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    """Course of the learning rate over all steps."""
+    warmup: Fraction = 0.2
+    """Share of the steps in which the rate rises (one-cycle and cosine)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a true label that is spread over all classes."""
+    gradient_clip: PositiveFloat | None = None
+    """Largest norm of the gradient of all weights together."""
+    augmentation: dict[str, Any] = {}
+    """The task's own augmentation settings; empty for none."""
+    keep: Literal["best", "last"] | None = None
+    """Weights kept: best on the validation budget, or last. Left out: best for teachers, last for students."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give `epochs` or `steps`, not both")
+        return self
+
+
+class Adapt(Contract):
+    """Carrying a teacher over to a target without truth."""
+
+    method: Literal["batch-norm"] = "batch-norm"
+    """`batch-norm` re-estimates the normalisation statistics (AdaBN, Li et al. 2016)."""
+    domain: Name
+    """The target; only inputs of its train split are read."""
+
+
+class Teacher(Contract):
+    """A model that labels: trained here, given with its weights, or made from another teacher."""
+
+    domains: tuple[Name, ...] = ()
+    """Domains to train on."""
+    model: Part | None = None
+    """The task's short name, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`."""
+    training: Training = Training()
+    """How it is trained."""
+    seed: NonNegativeInt = 0
+    """Seed of initialisation and of the order of samples."""
+    weights: str | None = None
+    """Given weights (safetensors, or a state dict of tensors): the teacher is not trained."""
+    preprocessing: dict[str, Any] = {}
+    """The task's own settings for how this model wants its input (size, mean, std, channel order)."""
+    classes: tuple[str, ...] | None = None
+    """Classes of a given model, in the order of its outputs; left out: those of the target."""
+    class_map: dict[str, str] = {}
+    """Target class by own class, many to one; classes left out are unmapped, and their mass is reported."""
+    from_: Name | None = Field(default=None, alias="from")
+    """Another teacher that this one is made from."""
+    adapt: Adapt | None = None
+    """How it is made from the other."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.from_ is not None:
+            if self.adapt is None:
+                raise ValueError("`from` needs `adapt`, which says how the teacher is made from the other")
+            extra = sorted(self.model_fields_set - {"from_", "adapt"})
+            if extra:
+                raise ValueError(f"a teacher made `from` another takes only `adapt`, not {', '.join(extra)}")
+            return self
+        if self.adapt is not None:
+            raise ValueError("`adapt` needs `from`, the teacher to adapt")
+        if self.model is None:
+            raise ValueError("a teacher has a `model`, or is made `from` another")
+        factory = ":" in self.model.name
+        if not self.domains and self.weights is None and not factory:
+            raise ValueError("a teacher has `domains` to train on, given `weights`, or is made `from` another")
+        if self.weights is not None and self.domains:
+            raise ValueError("a teacher with given `weights` is not trained: leave out `domains`")
+        return self
+
+
+class Labels(Contract):
+    """What one teacher says about one domain."""
+
+    teacher: Name
+    """The teacher that labels."""
+    domain: Name
+    """The domain that is labelled, all of its rows."""
+    encoding: Encoding = Dense()
+    """How a label is kept."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision that the teacher computes in, on every device."""
+    batch_size: PositiveInt = 256
+    """Rows per forward pass; batches never span shards."""
+    view: Literal[0] = 0
+    """The view that is labelled: 0 is the sample itself."""
+
+
+class Student(Contract):
+    """A small model for the target."""
+
+    model: Part
+    """The task's short name, `timm/NAME`, `torchvision/NAME`, or `package.module:factory`."""
+    labels: Name | None = None
+    """The label set that it learns from; left out only with method `none`."""
+    domain: Name | None = None
+    """The target, where no label set names it."""
+    method: Part = Part(name="soft")
+    """How a training step uses the labels."""
+    training: Training = Training()
+    """How it is trained; the arms without a teacher are trained alike."""
+    seeds: PositiveInt | tuple[NonNegativeInt, ...] = 1
+    """How many seeds (0, 1, …) or which; a seed sets initialisation and the draw of the label budget."""
+    weights: str | None = None
+    """Given weights that it and its baselines start from; a head of another size starts anew."""
+    preprocessing: dict[str, Any] = {}
+    """The task's own settings for how this model wants its input."""
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds, each once."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(dict.fromkeys(self.seeds))
+
+
+Baseline = Literal["no-teacher", "source-only", "source-finetuned"]
+
+
+class Evaluation(Contract):
+    """What is measured, and against what."""
+
+    baselines: tuple[Baseline, ...] = ("no-teacher", "source-only", "source-finetuned")
+    """The same student without a teacher, trained on the source alone, or on the source and then the budget."""
+    metrics: tuple[str, ...] = ()
+    """The task's metrics, the first one leading; empty for all that the task has."""
+    bootstrap: PositiveInt = 2000
+    """Draws of the bootstrap over seeds and test samples."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level of every interval."""
+    cost: bool = True
+    """Whether size, speed and memory are measured."""
+
+
+class Resources(Contract):
+    """Where and how wide the work runs: never part of a fingerprint."""
+
+    mode: Literal["ray", "local"] = "ray"
+    """`ray` runs stages on a cluster (started here if none is named); `local` in this process, without Ray."""
+    address: str | None = None
+    """Ray cluster to join; left out: RAY_ADDRESS, else one on this machine."""
+    workers: PositiveInt = 1
+    """Data-parallel workers of a teacher's training, and the most teachers that label at once."""
+    cpus_per_worker: PositiveFloat = 1
+    """CPU cores of a worker, and its threads."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """Accelerators of a worker; left out: one where the cluster has any, else none."""
+
+
+class Spec(Document):
+    """One project: what is to be made, from what."""
+
+    name: Name
+    """Name of the project; also of its workspace beside the spec."""
+    task: Part
+    """The kind of problem, with its settings."""
+    domains: dict[Name, Domain]
+    """Domains by name."""
+    teachers: dict[Name, Teacher] = {}
+    """Teachers by name."""
+    labels: dict[Name, Labels] = {}
+    """Label sets by name."""
+    students: dict[Name, Student] = {}
+    """Students by name."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured."""
+    store: str | None = None
+    """Place of the label store; left out: inside the workspace."""
+    storage: Storage = Storage()
+    """Where object storage answers, for workspace and store."""
+    resources: Resources = Resources()
+    """Where and how wide the work runs."""

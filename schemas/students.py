@@ -1,0 +1,100 @@
+"""Stage `students`: a cohort of students from one shared stream."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from schemas.artifacts import BudgetRef, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
+from schemas.base import Contract, Document, Name, Part
+from schemas.spec import Training
+from schemas.teachers import EpochQuality
+
+Arm = Literal["distilled", "no-teacher", "source-only", "source-finetuned"]
+"""Which role a student plays in the comparison."""
+
+
+class Stream(Contract):
+    """The input side that all students of a cohort share."""
+
+    samples: SamplesRef
+    """Rows to train on."""
+    split: SplitRef
+    """Its splits: the stream runs over the train rows."""
+    batch_size: PositiveInt
+    """Shared rows of a step."""
+    labelled_batch_size: PositiveInt
+    """Rows with true labels of a step, per draw of the budget."""
+    augmentation: dict[str, Any] = {}
+    """The task's augmentation settings."""
+    preprocessing: dict[str, Any] = {}
+    """How the students want their input."""
+    window_bytes: PositiveInt = 256 * 2**20
+    """Bytes of samples within which rows are shuffled."""
+    seed: NonNegativeInt = 0
+    """Seed of the order and of the augmentation; the same for all students of a cohort."""
+
+
+class StudentInputs(Contract):
+    """One student: one model, one method, one seed."""
+
+    circumstance: ClassVar[frozenset[str]] = frozenset({"name", "arm"})
+
+    name: Name
+    """Name for people: the spec's student."""
+    arm: Arm = "distilled"
+    """Role in the comparison; no part of the fingerprint, so equal arms are trained once."""
+    model: Part
+    """The model."""
+    method: Part
+    """How a step uses the labels."""
+    training: Training
+    """How it is trained."""
+    steps: PositiveInt
+    """Optimiser steps."""
+    seed: NonNegativeInt = 0
+    """Seed of initialisation (and, through `budget`, of the draw)."""
+    labels: LabelSetRef | None = None
+    """The label set that it learns from."""
+    budget: BudgetRef | None = None
+    """Rows whose truth may be seen; none: no truth at all."""
+    start: ModelRef | WeightsRef | None = None
+    """Weights to start from; none: initialised by the seed."""
+
+
+class CohortInputs(Document):
+    """What is asked of `students`: each member gives an artifact of its own."""
+
+    task: Part
+    """Task with its settings."""
+    classes: tuple[str, ...]
+    """Classes to speak of, in order."""
+    stream: Stream
+    """The shared input side."""
+    students: tuple[StudentInputs, ...]
+    """The members; a result does not depend on who else is in the cohort."""
+
+
+class StudentOutputs(Document):
+    """What became of one student."""
+
+    name: Name
+    """Name for people."""
+    arm: Arm = "distilled"
+    """Role in the comparison."""
+    seed: NonNegativeInt = 0
+    """Its seed."""
+    model: ModelRef | None
+    """The student; none if its training failed."""
+    failure: str | None = None
+    """Why it failed."""
+    history: tuple[EpochQuality, ...] = ()
+    """Quality by epoch on its own validation budget."""
+
+
+class CohortOutputs(Document):
+    """What `students` gives."""
+
+    students: tuple[StudentOutputs, ...]
+    """One answer per member, in order."""

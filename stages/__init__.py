@@ -1,0 +1,1 @@
+"""crossdistill: the work. One folder per stage; nothing here imports `pipeline`."""

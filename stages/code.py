@@ -1,0 +1,117 @@
+"""Digests of source code, so that a changed plug-in makes new artifacts and an unchanged one does not.
+
+The digest of a module is that of its syntax tree without docstrings (comments and layout do not count), with the
+user's own modules that it imports, followed; installed packages count by name and version. Nothing is imported
+or run, so that a plan loads no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import sys
+from functools import lru_cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+from schemas.canonical import digest
+from schemas.errors import ModelError
+
+HOUSE = Path(__file__).resolve().parent.parent
+HOUSE_PACKAGES = ("schemas", "stages", "pipeline", "crossdistill")
+
+
+def code_digest(target: str) -> str:
+    """Digest of the source behind `package.module:attribute`. Raises ModelError if there is no such module."""
+    module_name = target.partition(":")[0]
+    seen: dict[str, object] = {}
+    _collect(module_name, target, seen)
+    return digest(dict(seen))
+
+
+def _collect(module_name: str, target: str, seen: dict[str, object]) -> None:
+    if module_name in seen:
+        return
+    path = _source(module_name)
+    if path is None:
+        raise ModelError(
+            f"'{target}': there is no Python module '{module_name}'. "
+            "Give it as package.module:factory, with its folder beside the spec or on PYTHONPATH"
+        )
+    tree_digest, imports = _parse(path, path.stat().st_mtime_ns, path.stat().st_size)
+    seen[module_name] = tree_digest
+    for name, level in imports:
+        imported = _absolute(name, level, module_name, path)
+        root = imported.split(".")[0]
+        if root in sys.stdlib_module_names or root in HOUSE_PACKAGES:
+            continue
+        found = _installed_version(root)
+        if found is not None:
+            seen[f"package {root}"] = found
+        elif (inner := _longest_module(imported)) is not None:
+            _collect(inner, target, seen)
+
+
+def _absolute(name: str, level: int, module_name: str, path: Path) -> str:
+    if not level:
+        return name
+    parts = module_name.split(".")
+    base = parts if path.name == "__init__.py" else parts[:-1]
+    base = base[: len(base) - (level - 1)] if level > 1 else base
+    return ".".join([*base, name] if name else base)
+
+
+def _longest_module(name: str) -> str | None:
+    """The longest prefix of a dotted name that is a module (the rest are names in it)."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        candidate = ".".join(parts[:end])
+        if _source(candidate) is not None:
+            return candidate
+    return None
+
+
+def _source(module_name: str) -> Path | None:
+    """Source file of a module, found by walking the path; parents are not run."""
+    parts = module_name.split(".")
+    search: list[str] | None = None
+    for index, part in enumerate(parts):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: index + 1]) if search else part, search)
+        if spec is None:
+            return None
+        search = list(spec.submodule_search_locations or [])
+        if index == len(parts) - 1:
+            return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    return None
+
+
+@lru_cache(maxsize=256)
+def _parse(path: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple[str, int], ...]]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ModelError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from None
+    imports: list[tuple[str, int]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(alias.name, 0) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            imports += [(f"{base}.{alias.name}".strip(".") if alias.name != "*" else base, node.level) for alias in node.names]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = node.body[1:] or [ast.Pass()]
+    return digest(ast.dump(tree, include_attributes=False)), tuple(dict.fromkeys(imports))
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> dict[str, list[str]]:
+    return dict(packages_distributions())
+
+
+@lru_cache(maxsize=512)
+def _installed_version(root: str) -> str | None:
+    names = _distributions().get(root)
+    return None if not names else f"{names[0]}=={version(names[0])}"

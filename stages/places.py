@@ -1,0 +1,334 @@
+"""Places: a directory or a bucket prefix, with the one guarantee that commits rest on: put-if-absent.
+
+Local: temporary file, fsync, hard link. S3: a conditional PUT (`If-None-Match: *`). Memory: a lock (tests).
+A name that exists is never written again; what must change is a numbered log of such names (`Log`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.artifacts import ObjectInfo
+from schemas.canonical import DIGEST_BYTES
+from schemas.errors import PlaceError
+from schemas.spec import Storage
+
+_memory_lock = threading.Lock()
+RACERS = 16
+"""Concurrent creates of one key in the probe of a place; exactly one may win."""
+
+
+def new_attempt() -> str:
+    """128 random bits in hexadecimal: the name of work in progress."""
+    return secrets.token_hex(16)
+
+
+def checksum(data: bytes) -> str:
+    """blake2b-128 of bytes, as in `ObjectInfo`."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def checksum_file(path: Path) -> tuple[int, str]:
+    """(bytes, blake2b-128) of a local file, in bounded memory."""
+    hasher, size = hashlib.blake2b(digest_size=DIGEST_BYTES), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            hasher.update(chunk)
+            size += len(chunk)
+    return size, hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, local or in object storage; cheap to make, safe to send to a worker."""
+
+    uri: str
+    storage: Storage = field(default_factory=Storage)
+
+    def __post_init__(self) -> None:
+        if "://" not in self.uri:
+            object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))
+        else:
+            object.__setattr__(self, "uri", self.uri.rstrip("/").removeprefix("file://"))
+
+    def __truediv__(self, name: str) -> Place:
+        """The folder `name` in this one. Raises PlaceError if it would leave it."""
+        return Place(f"{self.uri}/{_inside(name)}", self.storage)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be opened and mapped in place."""
+        return "://" not in self.uri
+
+    @property
+    def path(self) -> Path:
+        """The local folder. Raises PlaceError for object storage."""
+        if not self.is_local:
+            raise PlaceError(f"{self.uri} is not on this machine's disk")
+        return Path(self.uri)
+
+    def read(self, name: str) -> bytes:
+        """Bytes of an object. Raises FileNotFoundError if absent, PlaceError if the place does not answer."""
+        with _told(self.uri):
+            data: bytes = self._fs.cat_file(self._full(name))
+            return data
+
+    def read_or_none(self, name: str) -> bytes | None:
+        """Bytes of an object, or None if absent."""
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+    def exists(self, name: str) -> bool:
+        """Whether an object or folder is there."""
+        with _told(self.uri):
+            return bool(self._fs.exists(self._full(name)))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted names right below a folder, files and folders; empty if it does not exist."""
+        with _told(self.uri):
+            fs = self._fs
+            root = self._full(folder) if folder else fs._strip_protocol(self.uri)
+            if not isinstance(fs, LocalFileSystem):
+                fs.invalidate_cache()
+            try:
+                found = fs.ls(root, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        names = {posixpath.basename(str(item).rstrip("/")) for item in found}
+        return sorted(name for name in names if name and not name.startswith(".tmp-"))
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Create an object whole, or leave what is there: True if this call made it."""
+        with _told(self.uri):
+            fs, full = self._fs, self._full(name)
+            if isinstance(fs, LocalFileSystem):
+                return _link_new(Path(full), data)
+            if "memory" in _protocols(fs):
+                with _memory_lock:
+                    if fs.exists(full):
+                        return False
+                    fs.pipe_file(full, data)
+                    return True
+            try:
+                fs.pipe_file(full, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object below an attempt's own name, where nobody else writes."""
+        with _told(self.uri):
+            fs, full = self._fs, self._full(name)
+            if isinstance(fs, LocalFileSystem):
+                Path(full).parent.mkdir(parents=True, exist_ok=True)
+                with Path(full).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            else:
+                fs.pipe_file(full, data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A local folder or file path to write to; what stands there at the end is in the place.
+
+        Local places are written in place (below an attempt's own name); others are uploaded on leaving.
+        """
+        if self.is_local:
+            target = self.path / _inside(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield target
+            return
+        with TemporaryDirectory(prefix="crossdistill-") as scratch:
+            local = Path(scratch) / posixpath.basename(name)
+            yield local
+            with _told(self.uri):
+                for path in sorted(local.rglob("*")) if local.is_dir() else [local]:
+                    if path.is_file():
+                        rest = path.relative_to(local).as_posix() if local.is_dir() else ""
+                        self._fs.put_file(str(path), self._full(f"{name}/{rest}" if rest else name))
+
+    def fetch(self, name: str, into: Path) -> Path:
+        """The object as a local file: the file itself where the place is local, else a download into `into`."""
+        if self.is_local:
+            return self.path / _inside(name)
+        target = into / _inside(name)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".tmp-{new_attempt()}")
+            with _told(self.uri):
+                self._fs.get_file(self._full(name), str(part))
+            part.replace(target)
+        return target
+
+    def objects(self, folder: str) -> Iterator[ObjectInfo]:
+        """Every file below a folder, with size and checksum, sorted by name. Reads all bytes."""
+        with _told(self.uri):
+            fs, root = self._fs, self._full(folder)
+            found = sorted(str(path) for path in fs.find(root))
+            for path in found:
+                name = path[len(root) :].lstrip("/")
+                if isinstance(fs, LocalFileSystem):
+                    size, digest = checksum_file(Path(path))
+                else:
+                    data = fs.cat_file(path)
+                    size, digest = len(data), checksum(data)
+                yield ObjectInfo(name=name, size=size, checksum=digest)
+
+    def remove(self, name: str) -> None:
+        """Remove an object or folder; no error if absent."""
+        with _told(self.uri):
+            if self.is_local:
+                path = self.path / _inside(name)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            elif self._fs.exists(self._full(name)):
+                self._fs.rm(self._full(name), recursive=True)
+
+    def probe(self) -> None:
+        """Try the place: 16 concurrent creates of one key must have exactly one winner.
+
+        Raises PlaceError naming the place if it cannot be written, or if it lets two writers win.
+        """
+        key = f"probes/{new_attempt()}"
+        with ThreadPoolExecutor(RACERS) as pool:
+            try:
+                wins = list(pool.map(lambda racer: self.put_new(key, str(racer).encode()), range(RACERS)))
+            except PlaceError:
+                raise
+            except Exception as error:
+                raise PlaceError(f"{self.uri} cannot be written: {error}") from None
+        try:
+            winner = self.read(key)
+        finally:
+            self.remove(key)
+        if wins.count(True) != 1 or winner != str(wins.index(True)).encode():
+            raise PlaceError(
+                f"{self.uri} let {wins.count(True)} of {RACERS} writers create one object: commits would not be "
+                "safe there. Use a local directory, or a store with conditional writes (If-None-Match)"
+            )
+
+    @property
+    def _fs(self) -> Any:
+        return _filesystem(self.uri, self.storage)
+
+    def _full(self, name: str) -> str:
+        root: str = self._fs._strip_protocol(self.uri)
+        return f"{root}/{_inside(name)}"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A numbered log of put-if-absent entries: the highest number wins, history for free."""
+
+    place: Place
+
+    def last(self) -> tuple[int, bytes | None]:
+        """(number, bytes) of the newest entry; (0, None) if there is none."""
+        numbers = sorted(int(name.split(".")[0]) for name in self.place.names() if name.split(".")[0].isdigit())
+        for number in reversed(numbers):
+            if (data := self.place.read_or_none(self._name(number))) is not None:
+                return number, data
+        return 0, None
+
+    def append(self, number: int, data: bytes) -> bool:
+        """Create entry `number`: True if this call made it."""
+        return self.place.put_new(self._name(number), data)
+
+    def forget(self, number: int) -> None:
+        """Remove an entry that a later one of the same writer replaced."""
+        self.place.remove(self._name(number))
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"{number:06d}.json"
+
+
+def _inside(name: str) -> str:
+    parts = name.strip("/").split("/")
+    if not name.strip("/") or any(part in ("", ".", "..") for part in parts) or name.startswith("/") or "\\" in name:
+        raise PlaceError(f"the path {name!r} leaves its folder")
+    return "/".join(parts)
+
+
+def _link_new(target: Path, data: bytes) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".tmp-{new_attempt()}"
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        _fsync_folder(target.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _filesystem(uri: str, storage: Storage) -> Any:
+    if "://" not in uri:
+        return _local
+    protocol = uri.split("://", 1)[0]
+    options: dict[str, Any] = {}
+    if protocol in ("s3", "s3a"):
+        client = {"region_name": storage.region} if storage.region else {}
+        options = {"endpoint_url": storage.endpoint_url, "client_kwargs": client, "use_listings_cache": False}
+    try:
+        return fsspec.filesystem(protocol, **options)
+    except (ValueError, ImportError) as error:
+        raise PlaceError(f"{uri}: no file system for '{protocol}://': {error}") from None
+
+
+_local = LocalFileSystem(auto_mkdir=True)
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Failures of a place as PlaceError; FileNotFoundError passes."""
+    try:
+        yield
+    except (FileNotFoundError, PlaceError):
+        raise
+    except PermissionError as error:
+        raise PlaceError(f"{uri} may not be used: {error}. Check its permissions or your credentials") from None
+    except OSError as error:
+        raise PlaceError(f"{uri} cannot be used: {error}") from None
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+            raise PlaceError(f"{uri} cannot be used: {error}") from None
+        raise

@@ -1,0 +1,136 @@
+"""What a task is: everything that depends on the kind of problem, in one file.
+
+A task says how a source row becomes a packed sample and its truth, how packed samples become a batch for a model,
+which models it knows by name, and which metrics count. Stages know only this interface.
+Task modules import torch (and other heavy packages) inside functions only.
+
+Shapes: B rows, C classes, K channels, S side of the picture.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from schemas.base import Contract, Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Packed = Mapping[str, Any]
+"""Columns of packed samples by role. A `raw` column is a numpy array of shape (B, *shape) and the declared dtype,
+an `encoded` column a sequence of B bytes objects."""
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the message says why, without its place."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of a packed sample is stored."""
+
+    storage: str
+    """`raw`: one array of fixed shape; `encoded`: bytes of any length (a PNG, a UTF-8 text)."""
+    dtype: str | None = None
+    """Numpy type of a raw value."""
+    shape: tuple[int, ...] | None = None
+    """Shape of a raw value, such as (height, width, channels)."""
+
+    def dump(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return {"storage": self.storage, "dtype": self.dtype, "shape": list(self.shape) if self.shape else None}
+
+    @classmethod
+    def load(cls, value: Mapping[str, Any]) -> Column:
+        """From a manifest."""
+        shape = value.get("shape")
+        return cls(value["storage"], value.get("dtype"), tuple(shape) if shape else None)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row, checked and ready to be packed."""
+
+    values: Mapping[str, bytes]
+    """Bytes by role."""
+    columns: Mapping[str, Column]
+    """How each is stored; all samples of a domain must agree."""
+    content: bytes
+    """What identifies the decoded inputs; hashed into `content_id`. Never holds truth."""
+
+
+class Task(ABC):
+    """One kind of problem. Built with its validated `Config`; holds no other state."""
+
+    Config: ClassVar[type[Contract]]
+    """Settings of the spec's `task`."""
+    Prepare: ClassVar[type[Contract]]
+    """Settings of `domains.*.prepare`."""
+    Preprocessing: ClassVar[type[Contract]]
+    """Settings of `teachers.*.preprocessing` and `students.*.preprocessing`."""
+    Augmentation: ClassVar[type[Contract]]
+    """Settings of `training.augmentation`."""
+    roles: ClassVar[tuple[str, ...]]
+    """Input columns that a source must have (`image`); beside them `label` and `sample_id` are optional."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
+    errors: ClassVar[frozenset[str]] = frozenset()
+    """Metrics of which less is better."""
+    models: ClassVar[tuple[str, ...]]
+    """Models known by a short name."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    # --- samples ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pack(self, row: Mapping[str, Any], prepare: Any) -> Sample:
+        """A source row (by role; a file's bytes, an array or a plain value) as a sample. Raises BadRow."""
+
+    @abstractmethod
+    def pack_truth(self, value: Any, classes: Sequence[str]) -> int:
+        """A source label as the number of its class. Raises BadRow if it is none of `classes`."""
+
+    @abstractmethod
+    def class_name(self, value: Any) -> str:
+        """A source label as the name of its class. Raises BadRow."""
+
+    # --- tensors ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def batch(self, packed: Packed, preprocessing: Any) -> torch.Tensor:
+        """Packed samples as one input batch on the CPU (float32), before augmentation and normalisation."""
+
+    @abstractmethod
+    def augment(self, batch: torch.Tensor, augmentation: Any, rng: np.random.Generator) -> torch.Tensor:
+        """The batch, augmented with parameters drawn from `rng` alone; the input is left as it is."""
+
+    @abstractmethod
+    def fake_batch(self, rows: int, preprocessing: Any) -> torch.Tensor:
+        """A batch of the right form, to try a model with."""
+
+    # --- models ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, model: Part, outputs: int, preprocessing: Any) -> torch.nn.Module:
+        """A model by name, freshly initialised from torch's global generator, with `outputs` numbers a row.
+
+        It takes what `batch` gives (normalisation is its first step) and returns raw logits (B, outputs).
+        Raises ModelError for a name that is unknown or a factory that fails.
+        """
+
+    # --- metrics ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def score(self, logits: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
+        """Metrics of float32 logits (B, C) against class numbers (B,); NaN is never returned."""
+
+    @abstractmethod
+    def score_rows(self, logits: np.ndarray, truth: np.ndarray, metric: str, weights: np.ndarray) -> np.ndarray:
+        """`metric` under W re-weightings of the rows: weights (W, B) whole numbers (how often each row was drawn
+        in a bootstrap) to (W,) values. Vectorised: the bootstrap calls it thousands of rows at a time."""

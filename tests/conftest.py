@@ -1,0 +1,38 @@
+"""Shared by all tests: one Ray runtime for the session (starting one costs seconds), one thread, no colours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NO_COLOR", "1")
+
+from schemas.spec import Resources
+from stages.context import Context
+from stages.places import Place
+
+
+@pytest.fixture(scope="session")
+def ray_runtime() -> Iterator[None]:
+    """A Ray runtime on this machine with two CPUs' worth of workers."""
+    from stages import cluster
+
+    cluster.start(Resources(), user_code=Path(__file__).parent / "user_code")
+    yield
+    cluster.stop()
+
+
+@pytest.fixture
+def local_context(tmp_path: Path) -> Context:
+    """A workspace in a temporary folder; stages run in this process."""
+    return Context(workspace=Place(str(tmp_path / "workspace")), resources=Resources(mode="local"))
+
+
+@pytest.fixture
+def ray_context(tmp_path: Path, ray_runtime: None) -> Context:
+    """A workspace in a temporary folder; stages run on the session's Ray."""
+    return Context(workspace=Place(str(tmp_path / "workspace")), resources=Resources())
