@@ -1,6 +1,6 @@
 """crossdistill: the public door. Names resolve on first use, so that importing this costs almost nothing.
 
-    from crossdistill import LabelSet, run
+from crossdistill import LabelSet, run
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOUSE = Path(__file__).resolve().parent
 PACKAGES = ("schemas", "stages", "pipeline")
 MARK = '"""crossdistill:'
 
-__all__ = sorted(PUBLIC)  # noqa: PLE0605
+__all__ = sorted(PUBLIC)
 
 
 class ShadowedError(ImportError):
@@ -40,7 +40,11 @@ def check_house() -> None:
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin) if spec and spec.origin else None
-        if origin is not None and origin.resolve().parent.parent == HOUSE and origin.read_text("utf-8").startswith(MARK):
+        if (
+            origin is not None
+            and origin.resolve().parent.parent == HOUSE
+            and origin.read_text("utf-8").startswith(MARK)
+        ):
             continue
         where = origin.parent if origin else (list(spec.submodule_search_locations or [])[:1] if spec else None)
         raise ShadowedError(

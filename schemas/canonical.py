@@ -45,7 +45,7 @@ def canonical_json(value: Any) -> bytes:
 def identity(value: Any, where: str = "value") -> Any:
     """`value` as plain JSON values, without the circumstances of the contracts in it."""
     if isinstance(value, BaseModel):
-        hidden = getattr(type(value), "circumstance", frozenset())
+        hidden: frozenset[str] = getattr(type(value), "circumstance", frozenset())
         kept = {
             field.alias or name: identity(getattr(value, name), f"{where}.{name}")
             for name, field in type(value).model_fields.items()

@@ -27,6 +27,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+PACKAGES_OURS = ("schemas", "stages", "pipeline", "crossdistill")
+"""Top-level names that nothing of a user may bear."""
+
 
 class CrossdistillError(Exception):
     """Root of the tree. `problems` holds one clear sentence per fault."""

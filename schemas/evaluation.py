@@ -44,14 +44,15 @@ class Candidate(Contract):
 
 
 class EvaluationInputs(Document):
-    """What is asked of `evaluation`: one subject on one domain, with its baselines."""
+    """What is asked of `evaluation`: one subject on one domain, with its baselines.
 
-    circumstance: ClassVar[frozenset[str]] = frozenset({"subject", "domain"})
+    Names count: they stand in the table that the report reads.
+    """
 
     subject: Name
-    """The student or teacher that is judged, for people."""
+    """The student or teacher that is judged."""
     domain: Name
-    """Domain that it is judged on, for people."""
+    """Domain that it is judged on."""
     task: Part
     """Task with its settings."""
     candidates: tuple[Candidate, ...]
@@ -120,6 +121,10 @@ class Comparison(Contract):
     """The baseline with the highest mean in final quality: the choice works against us."""
     difference: Interval
     """Mean difference, distilled minus baseline, with its bootstrap interval."""
+    confidence: float
+    """Level of the interval."""
+    seeds: PositiveInt
+    """Seeds that both arms have, over which they are paired."""
     seeds_better: NonNegativeInt
     """Seeds in which the distilled student is better."""
     seeds_worse: NonNegativeInt
@@ -135,6 +140,10 @@ class QualityTable(Document):
     """The domain."""
     metrics: tuple[str, ...]
     """Metrics, the first one leading."""
+    errors: tuple[str, ...] = ()
+    """Metrics of which less is better."""
+    unbounded: tuple[str, ...] = ()
+    """Metrics that are no share of 1, such as a loss in nats."""
     arms: tuple[ArmQuality, ...]
     """Figures by arm."""
     comparison: Comparison | None = None
@@ -142,7 +151,7 @@ class QualityTable(Document):
     selection_rows: tuple[NonNegativeInt, ...] = ()
     """Rows of the validation budget, by seed."""
     test_rows: NonNegativeInt = 0
-    """Rows of the test split."""
+    """Rows of the test split that figures rest on: where any truth is given, those whose truth is known."""
 
 
 class EvaluationOutputs(Document):
@@ -157,12 +166,14 @@ class EvaluationOutputs(Document):
 class CostCandidate(Contract):
     """One model whose cost is measured."""
 
-    circumstance: ClassVar[frozenset[str]] = frozenset({"name"})
+    circumstance: ClassVar[frozenset[str]] = frozenset({"model"})
 
     name: Name
-    """Name for people."""
+    """Name for people; it counts, since it stands in the table that the report reads."""
     model: ModelRef
-    """The model."""
+    """The model; a circumstance, since a cost does not depend on the values of the weights."""
+    architecture: dict[str, Any] = {}
+    """What the cost does depend on: task, model, number of outputs, preprocessing."""
 
 
 class CostInputs(Document):

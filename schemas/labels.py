@@ -73,7 +73,7 @@ class LabelSchema(Document):
     encoding: Encoding
     """How it is kept."""
     fields: tuple[FieldSchema, ...]
-    """The arrays of a unit."""
+    """The arrays of a unit that hold its labels; ids and exact rows stand beside them in every encoding."""
 
 
 class UnitStatistics(Contract):
@@ -140,6 +140,8 @@ class SetPlan(Document):
     """What a label is."""
     units: tuple[UnitPlan, ...]
     """The units, in the order of the domain's shards."""
+    fidelity_threshold: NonNegativeInt
+    """Rows whose content id begins with 32 bits below this number are kept exactly; 2**32 takes all. In no key."""
     provenance: Provenance
     """What was asked, in full."""
 

@@ -8,7 +8,19 @@ import inspect
 from schemas.base import Contract, Document, Part
 from schemas.errors import ContractError, did_you_mean
 
-MODULES = ("artifacts", "domains", "encodings", "evaluation", "labels", "models", "runs", "spec", "students", "teachers")
+BASES = (Contract, Document, Part)
+MODULES = (
+    "artifacts",
+    "domains",
+    "encodings",
+    "evaluation",
+    "labels",
+    "models",
+    "runs",
+    "spec",
+    "students",
+    "teachers",
+)
 
 
 def contracts() -> dict[str, type[Contract]]:
@@ -16,9 +28,8 @@ def contracts() -> dict[str, type[Contract]]:
     found: dict[str, type[Contract]] = {}
     for module_name in MODULES:
         module = importlib.import_module(f"schemas.{module_name}")
-        for name, value in inspect.getmembers(module, inspect.isclass):
-            if issubclass(value, Contract) and value not in (Contract, Document, Part):
-                found[name] = value
+        members = inspect.getmembers(module, inspect.isclass)
+        found |= {name: value for name, value in members if issubclass(value, Contract) and value not in BASES}
     return dict(sorted(found.items()))
 
 

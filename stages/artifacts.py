@@ -112,16 +112,17 @@ def find_artifact(folder: Place) -> Artifact | None:
     return None if data is None else Artifact.parse_json(data, f"{folder.uri}/{MANIFEST}")
 
 
-def open_ref(place: Place, ref: Ref, stage: str) -> tuple[Artifact, Place]:
-    """The artifact that a reference names, and the folder of its files.
+def open_ref(place: Place, ref: Ref, *stages: str) -> tuple[Artifact, Place]:
+    """The artifact of one of `stages` that a reference names, and the folder of its files.
 
     Raises DataError if it is gone, is of another stage, or is not the one that was referred to.
     """
     artifact = find_artifact(place)
     if artifact is None:
         raise DataError(f"there is no artifact at {place.uri}: it was removed, or is not finished. Run again")
-    if artifact.stage != stage:
-        raise DataError(f"{place.uri} is an artifact of stage '{artifact.stage}', not of '{stage}'")
+    if artifact.stage not in stages:
+        wanted = " or ".join(f"'{stage}'" for stage in stages)
+        raise DataError(f"{place.uri} is an artifact of stage '{artifact.stage}', not of {wanted}")
     if artifact.fingerprint != ref.fingerprint:
         raise DataError(f"{place.uri} has fingerprint {artifact.fingerprint}, {ref.fingerprint} was referred to")
     return artifact, place / artifact.attempt

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from schemas.base import Contract, Document
 from schemas.errors import SpecError, did_you_mean
-from stages.artifacts import Attempt, find_artifact, fingerprint_of, outputs_of
+from stages.artifacts import MANIFEST, Attempt, find_artifact, fingerprint_of, outputs_of
 from stages.context import Context
 
 InputsT = TypeVar("InputsT", bound=Document)
@@ -71,6 +71,11 @@ class Stage(ABC, Generic[InputsT, OutputsT]):
             inputs=inputs,
             code=self.code(inputs),
         )
+
+    def discard(self, context: Context, inputs: InputsT) -> None:
+        """Let what exists be forgotten, so that `run` makes it anew (`--force`). Its files become garbage."""
+        for fingerprint in self.fingerprints(inputs).values():
+            context.artifact_place(self.name, fingerprint).remove(MANIFEST)
 
     @abstractmethod
     def run(self, context: Context, inputs: InputsT) -> OutputsT:

@@ -67,7 +67,8 @@ def start(resources: Resources, user_code: Path | None = None) -> None:
         "configure_logging": True,
     }
     if not address:
-        options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        # "local" always starts one: without an address Ray would join any cluster that it finds on this machine
+        options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(**options)
     except ConnectionError as error:

@@ -98,10 +98,16 @@ def _parse(path: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple[str, 
             imports += [(alias.name, 0) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            imports += [(f"{base}.{alias.name}".strip(".") if alias.name != "*" else base, node.level) for alias in node.names]
+            imports += [
+                (f"{base}.{alias.name}".strip(".") if alias.name != "*" else base, node.level) for alias in node.names
+            ]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return digest(ast.dump(tree, include_attributes=False)), tuple(dict.fromkeys(imports))
 

@@ -63,7 +63,5 @@ class Context:
 
     def tell(self, kind: str, message: str = "", **more: object) -> None:
         """Send one event."""
-        event = Event.model_validate(
-            {"time": time.time(), "step": self.step, "kind": kind, "message": message, **more}
-        )
+        event = Event.model_validate({"time": time.time(), "step": self.step, "kind": kind, "message": message, **more})
         self.sink(event)

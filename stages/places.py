@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -43,14 +43,31 @@ def checksum(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
+def checksum_stream(file: IO[bytes]) -> tuple[int, str]:
+    """(bytes, blake2b-128) of what is left of an open file, in bounded memory."""
+    hasher, size = hashlib.blake2b(digest_size=DIGEST_BYTES), 0
+    while chunk := file.read(1 << 20):
+        hasher.update(chunk)
+        size += len(chunk)
+    return size, hasher.hexdigest()
+
+
 def checksum_file(path: Path) -> tuple[int, str]:
     """(bytes, blake2b-128) of a local file, in bounded memory."""
-    hasher, size = hashlib.blake2b(digest_size=DIGEST_BYTES), 0
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            hasher.update(chunk)
-            size += len(chunk)
-    return size, hasher.hexdigest()
+        return checksum_stream(file)
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What a place says of a file without reading it."""
+
+    size: int
+    """Bytes."""
+    version: str
+    """Changes whenever the file is written again: times of change on a disk, the ETag in object storage."""
+    folder: bool = False
+    """Whether it is a folder."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,27 @@ class Place:
                 return []
         names = {posixpath.basename(str(item).rstrip("/")) for item in found}
         return sorted(name for name in names if name and not name.startswith(".tmp-"))
+
+    def open(self, name: str) -> IO[bytes]:
+        """An object opened for reading; it can be sought in. Raises FileNotFoundError if absent."""
+        with _told(self.uri):
+            file: IO[bytes] = self._fs.open(self._full(name), "rb")
+            return file
+
+    def stat(self, name: str) -> Stat | None:
+        """What is known of an object or folder without reading it, or None if absent."""
+        with _told(self.uri):
+            try:
+                return _stat(self._fs.info(self._full(name)))
+            except FileNotFoundError:
+                return None
+
+    def stats(self) -> dict[str, Stat]:
+        """Every file below this folder, at any depth, by name. One listing."""
+        with _told(self.uri):
+            root: str = self._fs._strip_protocol(self.uri)
+            found = self._fs.find(root, detail=True)
+            return {path[len(root) :].lstrip("/"): _stat(found[path]) for path in sorted(found)}
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Create an object whole, or leave what is there: True if this call made it."""
@@ -215,7 +253,7 @@ class Place:
                 wins = list(pool.map(lambda racer: self.put_new(key, str(racer).encode()), range(RACERS)))
             except PlaceError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (whatever a backend raises, the place is unfit)
                 raise PlaceError(f"{self.uri} cannot be written: {error}") from None
         try:
             winner = self.read(key)
@@ -294,6 +332,11 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _stat(info: dict[str, Any]) -> Stat:
+    marks = [str(info[key]) for key in ("ETag", "mtime", "created", "LastModified") if info.get(key) is not None]
+    return Stat(size=int(info.get("size") or 0), version=" ".join(marks), folder=info.get("type") == "directory")
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ class Reporter:
         if now - self._last < SECONDS_BETWEEN and done != total:
             return
         self._last = now
-        self._send(Event(time=time.time(), step=self.step, kind="progress", done=done, total=total, unit=unit, message=message))
+        self._send(
+            Event(time=time.time(), step=self.step, kind="progress", done=done, total=total, unit=unit, message=message)
+        )
 
     def warn(self, message: str) -> None:
         """Tell people something that they should know."""

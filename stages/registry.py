@@ -62,7 +62,7 @@ class Registry(Generic[T]):
         module_name, _, attribute = target.partition(":")
         try:
             value: T = getattr(importlib.import_module(module_name), attribute)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a foreign module may fail in any way)
             raise ModelError(f"the {self.kind} '{name}' ({target}) cannot be loaded: {error!r}") from None
         return value
 

@@ -76,10 +76,14 @@ class Task(ABC):
     """Settings of `training.augmentation`."""
     roles: ClassVar[tuple[str, ...]]
     """Input columns that a source must have (`image`); beside them `label` and `sample_id` are optional."""
+    files: ClassVar[frozenset[str]] = frozenset({"image"})
+    """Roles whose text cells name a file beside the source's own; `pack` gets that file's bytes."""
     metrics: ClassVar[tuple[str, ...]]
     """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
     errors: ClassVar[frozenset[str]] = frozenset()
     """Metrics of which less is better."""
+    unbounded: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that are no share of 1 (such as a loss in nats): shown as they are, the others in percent."""
     models: ClassVar[tuple[str, ...]]
     """Models known by a short name."""
 

@@ -64,18 +64,18 @@ def _fit(context: Context, loop: Loop, config: dict[str, Any], workers: int) -> 
         try:
             trainer.fit()
         except Exception as error:
-            causes = _causes(error)
-            for cause in causes:
+            found = causes(error)
+            for cause in found:
                 if isinstance(cause, CrossdistillError):
                     raise cause from None
-            for cause in causes:
+            for cause in found:
                 if type(cause).__name__ in DEATHS or isinstance(cause, ActorDiedError):
                     raise _Died(str(cause).splitlines()[0]) from None
-            last = causes[-1]
+            last = found[-1]
             raise InternalError(f"{context.step}: {type(last).__name__}: {last}") from error
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
     """The error, the failures of the workers that it carries, and their causes, outermost first."""
     found: list[BaseException] = []
     todo: list[BaseException | None] = [error]

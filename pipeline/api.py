@@ -1,0 +1,59 @@
+"""`plan` and `run` as functions: what the command line and notebooks call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.planner import Plan, make_plan
+from pipeline.runner import Listener, RunResult, Selection, execute
+from pipeline.specs import LoadedSpec, load_spec
+from schemas.runs import Event
+from stages.context import Context
+from stages.places import Place
+
+
+def plan(spec: str | Path | LoadedSpec, workspace: str | None = None, overrides: Iterable[str] = ()) -> Plan:
+    """What a run of this spec would do, and why. Starts no Ray.
+
+    Raises SpecError, ContractError or PlaceError with every fault that can be found before work starts.
+    """
+    loaded = _loaded(spec, overrides)
+    return make_plan(loaded, _context(loaded, workspace))
+
+
+def run(
+    spec: str | Path | LoadedSpec,
+    workspace: str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    selection: Selection | None = None,
+    listener: Listener | None = None,
+    command: str = "crossdistill.run",
+) -> RunResult:
+    """Do what a spec asks and does not exist yet; go on where a killed run was.
+
+    Raises like `plan`, and Busy if another run works in the workspace. What failed inside is in the result.
+    Ray is started if it is not up, and left running: call `ray.shutdown()` when you are done with it.
+    """
+    loaded = _loaded(spec, overrides)
+    context = _context(loaded, workspace)
+    made = make_plan(loaded, context)
+    return execute(made, context, selection or Selection(), listener or _nobody, command)
+
+
+def _loaded(spec: str | Path | LoadedSpec, overrides: Iterable[str]) -> LoadedSpec:
+    loaded = spec if isinstance(spec, LoadedSpec) else load_spec(spec, overrides)
+    if str(loaded.folder) not in sys.path:
+        sys.path.append(str(loaded.folder))  # last, so that nothing there shadows what is installed
+    return loaded
+
+
+def _context(loaded: LoadedSpec, workspace: str | None) -> Context:
+    place = Place(workspace or loaded.default_workspace, loaded.spec.storage)
+    return Context(workspace=place, storage=loaded.spec.storage, resources=loaded.spec.resources)
+
+
+def _nobody(event: Event) -> None:
+    """Nobody listens."""

@@ -1,0 +1,160 @@
+"""What can be found wrong with a spec before any work starts: all of it, not one fault per try. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.parts import normal_parts
+from pipeline.specs import LoadedSpec
+from schemas.artifacts import WeightsRef
+from schemas.errors import PACKAGES_OURS, SpecError, UserError, did_you_mean
+from schemas.spec import Spec
+from stages.places import Place
+
+
+def check_spec(loaded: LoadedSpec) -> None:
+    """Raise SpecError with every fault of the spec itself: names, settings, sources, weights, metrics."""
+    spec = loaded.spec
+    problems = [*_shadows(loaded), *_references(spec)]
+    try:
+        normal_parts(spec)
+        problems += _task_faults(spec)
+    except UserError as error:
+        problems += error.problems
+    problems += _weights_faults(spec)
+    if problems:
+        raise SpecError(*dict.fromkeys(problems))
+
+
+def _shadows(loaded: LoadedSpec) -> Iterator[str]:
+    """The spec's folder is on the workers' import path: nothing in it may bear a name of ours."""
+    from crossdistill import HOUSE
+
+    if loaded.folder == HOUSE:
+        return
+    for name in PACKAGES_OURS:
+        for path in (loaded.folder / name, loaded.folder / f"{name}.py"):
+            if path.exists() and (path.suffix or any(path.glob("*.py"))):
+                yield f"{path} shadows crossdistill's own package '{name}' in every worker: rename it, or move the spec"
+
+
+def _references(spec: Spec) -> Iterator[str]:
+    def missing(where: str, kind: str, name: str | None, known: object) -> Iterator[str]:
+        names = list(known)  # type: ignore[call-overload]
+        if name is not None and name not in names:
+            yield f"{where}: no {kind} is called '{name}'{did_you_mean(name, names)}"
+
+    for name, teacher in spec.teachers.items():
+        where = f"teachers.{name}"
+        for domain in teacher.domains:
+            yield from missing(f"{where}.domains", "domain", domain, spec.domains)
+        yield from missing(f"{where}.from", "teacher", teacher.from_, spec.teachers)
+        if teacher.adapt is not None:
+            yield from missing(f"{where}.adapt.domain", "domain", teacher.adapt.domain, spec.domains)
+        trail = [name]
+        while (parent := spec.teachers[trail[-1]].from_) in spec.teachers and parent is not None:
+            if parent in trail:
+                yield f"{where}: made from itself, by way of {' -> '.join([*trail, parent])}"
+                break
+            trail.append(parent)
+    for name, labels in spec.labels.items():
+        yield from missing(f"labels.{name}.teacher", "teacher", labels.teacher, spec.teachers)
+        yield from missing(f"labels.{name}.domain", "domain", labels.domain, spec.domains)
+    for name, student in spec.students.items():
+        where = f"students.{name}"
+        yield from missing(f"{where}.labels", "label set", student.labels, spec.labels)
+        yield from missing(f"{where}.domain", "domain", student.domain, spec.domains)
+        if student.labels is None and student.method.name != "none":
+            yield f"{where}: method '{student.method.name}' learns from labels: give `labels`, or use method none"
+        if student.labels is None and student.domain is None:
+            yield f"{where}: nothing says which domain it is for: give `labels` or `domain`"
+        if student.labels in spec.labels and student.domain not in (None, spec.labels[student.labels].domain):
+            yield (
+                f"{where}: labels '{student.labels}' speak of domain '{spec.labels[student.labels].domain}', "
+                f"not of '{student.domain}': leave out `domain`"
+            )
+    for name, described in spec.domains.items():
+        if described.split is None and "" in described.from_.places:
+            example = "{train: 0.8, validation: 0.1, test: 0.1}"
+            yield f"domains.{name}: give `split` (such as {example}), or one place per split"
+        if described.split is not None and "" not in described.from_.places:
+            yield f"domains.{name}: the source comes in one place per split: leave out `split`"
+
+
+def _task_faults(spec: Spec) -> Iterator[str]:
+    from stages.domains.sources import check_source
+    from stages.tasks import TASKS
+
+    task = TASKS.get(spec.task.name)
+    for metric in spec.evaluation.metrics:
+        if metric not in task.metrics:
+            known = did_you_mean(metric, task.metrics)
+            yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
+    for name, domain in spec.domains.items():
+        for problem in check_source(domain.from_, domain.columns, task.roles):
+            yield f"domains.{name}: {problem}"
+    for where, part in _models(spec):
+        if "/" not in part and ":" not in part and part not in task.models:
+            yield (
+                f"{where}: task '{spec.task.name}' has no model '{part}'{did_you_mean(part, task.models)} "
+                "(or give timm/NAME, torchvision/NAME, package.module:factory)"
+            )
+
+
+def _models(spec: Spec) -> Iterator[tuple[str, str]]:
+    for name, teacher in spec.teachers.items():
+        if teacher.model is not None:
+            yield f"teachers.{name}.model", teacher.model.name
+    for name, student in spec.students.items():
+        yield f"students.{name}.model", student.model.name
+
+
+def _weights_faults(spec: Spec) -> Iterator[str]:
+    for where, uri in _weights(spec):
+        folder, _, file = uri.rpartition("/")
+        try:
+            if not Place(folder, spec.storage).exists(file):
+                yield f"{where}: there is no file {uri}"
+        except UserError as error:
+            yield f"{where}: {error}"
+
+
+def _weights(spec: Spec) -> Iterator[tuple[str, str]]:
+    for name, teacher in spec.teachers.items():
+        if teacher.weights is not None:
+            yield f"teachers.{name}.weights", teacher.weights
+    for name, student in spec.students.items():
+        if student.weights is not None:
+            yield f"students.{name}.weights", student.weights
+
+
+def read_givens(loaded: LoadedSpec, workspace: Place) -> tuple[dict[str, str], dict[str, WeightsRef]]:
+    """(source digest by domain, weights by place): what the user brings, known by its bytes.
+
+    Large sources are read once: their digests are kept in the workspace by size and time of change.
+    """
+    from stages.domains.sources import source_digest
+    from stages.training.weights import weights_digest
+
+    spec = loaded.spec
+    digests = {name: source_digest(domain.from_, workspace) for name, domain in spec.domains.items()}
+    places = dict.fromkeys(uri for _, uri in _weights(spec))
+    return digests, {uri: WeightsRef(uri=uri, digest=weights_digest(uri, spec.storage)) for uri in places}
+
+
+def check_places(loaded: LoadedSpec, workspace: Place) -> None:
+    """Probe workspace and store once for safe commits; the verdict is kept in the workspace.
+
+    Raises PlaceError for a place that cannot be written or lets two writers win.
+    """
+    places = [workspace] if loaded.spec.store is None else [workspace, Place(loaded.spec.store, loaded.spec.storage)]
+    for place in places:
+        if not place.exists("probes/safe"):
+            place.probe()
+            place.put_new("probes/safe", b"16 writers, one winner\n")
+
+
+def user_code_path(loaded: LoadedSpec) -> Path:
+    """Folder that the user's own modules are imported from."""
+    return loaded.folder

@@ -1,0 +1,141 @@
+"""The plan: what each step would ask, whether it exists, and what changed since it last ran. Starts no Ray.
+
+Walks the graph once; each step costs one or two small reads. Costs no torch, unless a model must be tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.checks import check_places, check_spec, read_givens
+from pipeline.graph import Graph, Step, build_graph
+from pipeline.probing import try_models
+from pipeline.specs import LoadedSpec
+from pipeline.workspace import last_record
+from schemas.base import Document
+from schemas.canonical import identity
+from schemas.errors import SpecError, UserError
+from schemas.runs import StepRecord
+from stages.base import get_stage
+from stages.context import Context
+
+State = Literal["present", "missing", "unknown"]
+
+
+@dataclass
+class PlannedStep:
+    """One step as a plan sees it."""
+
+    step: Step
+    state: State
+    inputs: Document | None = None
+    """What it would ask; none while something that it needs does not exist."""
+    outputs: Any = None
+    """What it gave, where it exists."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+    """Why it must run, or what its fingerprint waits for."""
+
+
+@dataclass
+class Plan:
+    """All steps, in the order of the work."""
+
+    loaded: LoadedSpec
+    graph: Graph
+    steps: dict[str, PlannedStep]
+
+    @property
+    def to_do(self) -> list[str]:
+        """Steps that do not exist yet."""
+        return [name for name, planned in self.steps.items() if planned.state != "present"]
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Outputs of the steps that exist."""
+        return {name: planned.outputs for name, planned in self.steps.items() if planned.state == "present"}
+
+
+def make_plan(loaded: LoadedSpec, context: Context) -> Plan:
+    """Check everything that can be checked, then look at what exists.
+
+    Raises SpecError with every fault found, PlaceError for an unsafe place.
+    """
+    check_spec(loaded)
+    check_places(loaded, context.workspace)
+    graph = build_graph(loaded, *read_givens(loaded, context.workspace))
+    plan = Plan(loaded, graph, {})
+    problems: list[str] = []
+    for step in graph.steps.values():
+        try:
+            plan.steps[step.name] = look(step, plan.outputs, context)
+        except UserError as error:
+            problems += error.problems
+            plan.steps[step.name] = PlannedStep(step, "unknown", why="cannot be asked: see the error")
+    problems += try_models(loaded, plan.outputs, context)
+    if problems:
+        raise SpecError(*dict.fromkeys(problems))
+    return plan
+
+
+def look(step: Step, done: dict[str, Any], context: Context) -> PlannedStep:
+    """One step, given the outputs of those before it."""
+    waiting = [name for name in step.needs if name not in done]
+    if waiting:
+        return PlannedStep(step, "unknown", why=f"known once {waiting[0]} exists")
+    inputs = step.inputs(done)
+    stage = get_stage(step.stage)
+    fingerprints = stage.fingerprints(inputs)
+    outputs = stage.find(context, inputs)
+    if outputs is not None:
+        return PlannedStep(step, "present", inputs, outputs, fingerprints)
+    record = last_record(context.workspace, step.name)
+    why = explain_change(record, record_of(step, inputs, fingerprints)) if record else "new"
+    return PlannedStep(step, "missing", inputs, None, fingerprints, why)
+
+
+def record_of(step: Step, inputs: Document, fingerprints: dict[str, str]) -> StepRecord:
+    """What a step asks, to be compared with the next time."""
+    parts = get_stage(step.stage).parts(inputs)
+    return StepRecord(
+        step=step.name,
+        fingerprints=fingerprints,
+        inputs={part: identity(asked) for part, asked in parts.items()},
+    )
+
+
+def explain_change(old: StepRecord, new: StepRecord) -> str:
+    """The fields that differ, in words: `students[3].training.epochs: 8 -> 9`."""
+    changes: list[str] = []
+    for part, fingerprint in new.fingerprints.items():
+        if part not in old.fingerprints:
+            changes.append(f"{part or 'it'} is new")
+        elif old.fingerprints[part] != fingerprint:
+            fields = list(_differences(old.inputs.get(part), new.inputs.get(part), part))
+            changes += fields or [f"{part + ': ' if part else ''}the code of a plug-in, or of the stage, changed"]
+    if not changes:
+        return "not finished, or removed"
+    shown = "; ".join(changes[:3])
+    return shown + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            if old.get(key) != new.get(key):
+                yield from _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            if one != other:
+                yield from _differences(one, other, f"{where}[{index}]")
+    elif where.endswith("digest"):
+        yield f"{where.removesuffix('.digest') or 'its input'} has new content"
+    else:
+        yield f"{where}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,118 @@
+"""Models tried before the work: built and fed one batch in a subprocess, the verdict kept in the workspace.
+
+With nothing new to try this costs a few reads and loads no torch; one subprocess tries all that is new.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.parts import normal_parts
+from pipeline.specs import LoadedSpec
+from schemas.base import Part
+from schemas.canonical import digest
+from schemas.errors import InternalError
+from schemas.models import ProbeInputs, ProbeVerdict
+from stages.artifacts import package_version
+from stages.context import Context
+from stages.tasks import task_code
+
+UNKNOWN_CLASSES = ("first", "second")
+"""Stand in while a domain is not packed: the factory is tried, the weights wait."""
+TIMEOUT_S = 300
+
+
+def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) -> list[str]:
+    """One sentence for every model that does not build or gives another shape."""
+    wanted = dict(_wanted(loaded, outputs))
+    verdicts: dict[str, ProbeVerdict] = {}
+    new: dict[str, tuple[str, ProbeInputs]] = {}
+    for where, inputs in wanted.items():
+        key = _key(inputs)
+        data = context.workspace.read_or_none(f"probes/models/{key}.json")
+        if data is not None:
+            verdicts[where] = ProbeVerdict.parse_json(data, f"verdict on {where}")
+        else:
+            new[where] = (key, inputs)
+    if new:
+        distinct = dict(new.values())
+        found = dict(zip(distinct, _run(loaded, list(distinct.values())), strict=True))
+        for where, (key, _) in new.items():
+            verdict = ProbeVerdict(key=key, problem=found[key].problem, parameters=found[key].parameters)
+            if verdict.problem is None:  # a fault may lie in the environment: it is tried again
+                context.workspace.put_new(f"probes/models/{key}.json", verdict.to_json())
+            verdicts[where] = verdict
+    return [f"{where}: {verdict.problem}" for where, verdict in verdicts.items() if verdict.problem]
+
+
+def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, ProbeInputs]]:
+    spec, normal = loaded.spec, normal_parts(loaded.spec)
+
+    def classes_of(domain: str | None) -> tuple[str, ...] | None:
+        packed = outputs.get(f"domains.{domain}")
+        return spec.domains[domain].classes or (packed.classes if packed else None) if domain else None
+
+    for name, teacher in spec.teachers.items():
+        if teacher.model is None:
+            continue
+        target = next((item.domain for item in spec.labels.values() if item.teacher == name), None)
+        known = teacher.classes or classes_of(teacher.domains[0] if teacher.domains else target)
+        yield (
+            f"teachers.{name}.model",
+            ProbeInputs(
+                task=normal.task,
+                model=teacher.model,
+                classes=known or UNKNOWN_CLASSES,
+                preprocessing=normal.teacher_preprocessing[name],
+                weights=teacher.weights if known else None,
+            ),
+        )
+    for name, student in spec.students.items():
+        domain = spec.labels[student.labels].domain if student.labels else student.domain
+        known = classes_of(domain)
+        yield (
+            f"students.{name}.model",
+            ProbeInputs(
+                task=normal.task,
+                model=student.model,
+                classes=known or UNKNOWN_CLASSES,
+                preprocessing=normal.student_preprocessing[name],
+                weights=student.weights if known else None,
+                strict=False,
+            ),
+        )
+
+
+def _key(inputs: ProbeInputs) -> str:
+    weights = None
+    if inputs.weights is not None:
+        from stages.training.weights import weights_digest
+
+        weights = weights_digest(inputs.weights)
+    part: Part = inputs.model
+    asked = inputs.model_copy(update={"weights": None})
+    return digest(
+        {"inputs": asked.dump(), "weights": weights, "code": task_code(inputs.task, part), "package": package_version()}
+    )
+
+
+def _run(loaded: LoadedSpec, inputs: list[ProbeInputs]) -> list[ProbeVerdict]:
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(loaded.folder)]))
+    answer = subprocess.run(
+        [sys.executable, "-m", "stages.training.probe"],
+        input=json.dumps([item.dump() for item in inputs]),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    if answer.returncode != 0:
+        last = (answer.stderr.strip().splitlines() or ["no word from it"])[-1]
+        raise InternalError(f"trying the models failed (exit code {answer.returncode}): {last}")
+    return [ProbeVerdict.parse(item, "a model's verdict") for item in json.loads(answer.stdout.splitlines()[-1])]

@@ -1,0 +1,202 @@
+"""What the commands print: plans, results, reports, schemas and label sets, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.planner import Plan
+from pipeline.runner import RunResult
+from schemas.base import Document
+from schemas.errors import ContractError, MissingUpstream, SpecError, did_you_mean
+from schemas.evaluation import Report, ReportOutputs
+from stages.places import Place
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON: steps in order, with state, fingerprints and why."""
+    return {
+        "spec": plan.loaded.spec.name,
+        "notes": plan.graph.notes,
+        "steps": [
+            {"step": name, "state": planned.state, "fingerprints": planned.fingerprints, "why": planned.why}
+            for name, planned in plan.steps.items()
+        ],
+    }
+
+
+def print_plan(plan: Plan) -> None:
+    """A table of the steps, and what a run would do."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("step", "state", "fingerprint", "why"):
+        table.add_column(title, overflow="fold")
+    styles = {"present": "green", "missing": "yellow", "unknown": "dim"}
+    for name, planned in plan.steps.items():
+        prints = list(planned.fingerprints.values())
+        shown = "" if not prints else prints[0][:12] + (f" +{len(prints) - 1}" if len(prints) > 1 else "")
+        table.add_row(name, f"[{styles[planned.state]}]{planned.state}[/]", shown, _safe(planned.why))
+    console = _console()
+    console.print(table)
+    for note in plan.graph.notes:
+        console.print(f"Note: {_safe(note)}", soft_wrap=True)
+    todo = plan.to_do
+    console.print(
+        f"{len(todo)} of {len(plan.steps)} steps to do: crossdistill run {plan.loaded.path.name}"
+        if todo
+        else "Nothing to do: everything exists.",
+        soft_wrap=True,
+    )
+
+
+def print_result(result: RunResult, spec: Path, workspace: str | None) -> None:
+    """The table at the end of a run; one line if there was nothing to do."""
+    console = _console()
+    if not result.made and not result.failures:
+        where = f" --workspace {workspace}" if workspace else ""
+        console.print(f"Nothing to do: everything exists. See it: crossdistill report {spec}{where}", soft_wrap=True)
+        return
+    outputs = result.outputs.get("report")
+    if isinstance(outputs, ReportOutputs):
+        print_report(_read_report(outputs))
+        console.print(f"\nThe report: {outputs.report.uri}", soft_wrap=True)
+    if result.not_done:
+        console.print(f"Not done, since they rest on what failed: {', '.join(result.not_done)}", soft_wrap=True)
+
+
+def result_json(result: RunResult) -> dict[str, Any]:
+    """What a run came to, as JSON."""
+    return {
+        "made": result.made,
+        "failures": {name: list(error.problems) for name, error in result.failures.items()},
+        "not_done": result.not_done,
+        "outputs": {name: out.dump() for name, out in result.outputs.items() if isinstance(out, Document)},
+    }
+
+
+def report_of(plan: Plan) -> Report:
+    """The report of a finished run. Raises MissingUpstream if it is not finished."""
+    outputs = plan.outputs.get("report")
+    if not isinstance(outputs, ReportOutputs):
+        todo = plan.to_do
+        shown = ", ".join(todo[:4]) + (", …" if len(todo) > 4 else "")
+        raise MissingUpstream(
+            f"there is no report yet: {len(todo)} steps are to do ({shown}). "
+            f"Make it: `crossdistill run {plan.loaded.path.name}`"
+        )
+    return _read_report(outputs)
+
+
+def _read_report(outputs: ReportOutputs) -> Report:
+    from stages.evaluation.report import read_report
+
+    return read_report(Place(outputs.report.uri), outputs.report)
+
+
+def print_report(report: Report) -> None:
+    """The report's tables on the terminal."""
+    from stages.evaluation.render import render_terminal
+
+    console = _console()
+    for item in render_terminal(report):
+        console.print(item)
+
+
+def schema_names() -> list[str]:
+    """Everything that has a schema: contracts, then plug-ins' settings as kind:name."""
+    from schemas.registry import contracts
+
+    return [*contracts(), *_plugin_configs()]
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """JSON Schema of a contract, or of a plug-in's settings. Raises ContractError for an unknown name."""
+    from schemas.registry import contracts
+
+    known: dict[str, Any] = {**contracts(), **_plugin_configs()}
+    found = next((value for key, value in known.items() if key.lower() == name.lower()), None)
+    if found is None:
+        raise ContractError(f"nothing called '{name}' has a schema{did_you_mean(name, list(known))}")
+    schema: dict[str, Any] = found.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _plugin_configs() -> dict[str, Any]:
+    from stages.students.methods import METHODS
+    from stages.tasks import TASKS
+
+    found: dict[str, Any] = {}
+    for name in TASKS.names():
+        task = TASKS.get(name)
+        found |= {
+            f"task:{name}": task.Config,
+            f"task:{name}.prepare": task.Prepare,
+            f"task:{name}.preprocessing": task.Preprocessing,
+            f"task:{name}.augmentation": task.Augmentation,
+        }
+    return found | {f"method:{name}": METHODS.get(name).Config for name in METHODS.names()}
+
+
+def print_sets(where: str, name: str | None, as_json: bool) -> None:
+    """All sets of a store, or the card of one."""
+    from stages.labels.catalog import card, list_sets
+
+    place = Place(where)
+    if not place.exists("store.json") and place.exists("store/store.json"):
+        place = place / "store"
+    if not place.exists("store.json"):
+        raise SpecError(f"{place.uri} is no label store (it has no store.json), nor a workspace that holds one")
+    sets = list_sets(place)
+    if name is not None:
+        sets = [item for item in sets if item.fingerprint.startswith(name)]
+        if len(sets) != 1 or len(name) < 8:
+            count = f"{len(sets)} sets begin" if len(name) >= 8 else "8 digits or more are needed, no set can be told"
+            raise SpecError(f"{count} with '{name}' in {place.uri}: see them with `crossdistill labels ls {where}`")
+    if as_json:
+        print(json.dumps([item.dump() for item in sets], indent=2))
+    elif name is not None:
+        print("\n".join(card(sets[0])))
+    else:
+        _print_table(
+            ("fingerprint", "labels", "units", "classes", "encoding"),
+            [
+                (
+                    item.fingerprint,
+                    f"{item.rows:,}",
+                    str(item.units),
+                    str(len(item.label_schema.classes)),
+                    _encoding(item.label_schema.encoding),
+                )
+                for item in sets
+            ],
+        )
+
+
+def _encoding(encoding: Any) -> str:
+    return " ".join(str(value) for value in encoding.dump().values())
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*(_safe(cell) for cell in row))
+    _console().print(table)
+
+
+def _safe(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

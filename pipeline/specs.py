@@ -1,0 +1,148 @@
+"""A spec file, read: `extends` followed, `--set` applied, places made absolute, every fault told at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import SpecError, did_you_mean
+from schemas.spec import SOURCE_KINDS, Spec
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A spec with the place that it came from."""
+
+    spec: Spec
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the spec: relative places and the user's own modules are looked for here."""
+        return self.path.parent
+
+    @property
+    def default_workspace(self) -> str:
+        """The directory beside the spec that a run uses if none is named."""
+        return str(self.path.with_suffix(".workspace"))
+
+
+def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> LoadedSpec:
+    """Read a spec; `overrides` are `path.to.value=YAML`, as `--set` takes them.
+
+    Raises SpecError or ContractError with one sentence per fault.
+    """
+    path = Path(path).expanduser().absolute()
+    value = _read(path, ())
+    for override in overrides:
+        _apply(value, override)
+    _absolute(value, path.parent)
+    return LoadedSpec(Spec.parse(value, path.name), path)
+
+
+class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """YAML without silent losses: a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def _read(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
+    if path in trail:
+        raise SpecError(f"{path} extends itself, by way of {', '.join(item.name for item in trail)}")
+    if not path.is_file():
+        siblings = (
+            [item.name for item in path.parent.glob("*") if item.suffix in SUFFIXES] if path.parent.is_dir() else []
+        )
+        raise SpecError(f"there is no spec at {path}{did_you_mean(path.name, siblings) if siblings else ''}")
+    try:
+        value = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SpecError(f"{path.name}{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path.name}: not valid YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise SpecError(
+            f"{path.name} is no spec: it holds {type(value).__name__}, not a mapping that begins with `version: 1`"
+        )
+    parent = value.pop("extends", None)
+    if parent is None:
+        return value
+    if not isinstance(parent, str):
+        raise SpecError(f"{path.name}: `extends` is the path of one other spec")
+    base_path = (path.parent / parent).resolve()
+    base = _read(base_path, (*trail, path))
+    _absolute(base, base_path.parent)
+    return _merged(base, value)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, item in over.items():
+        old = result.get(key)
+        result[key] = _merged(old, item) if isinstance(old, Mapping) and isinstance(item, Mapping) else item
+    return result
+
+
+def _apply(value: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise SpecError(f"--set {override}: give it as path.to.value=VALUE, such as students.mobile.seeds=3")
+    try:
+        item = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+    except yaml.YAMLError:
+        raise SpecError(f"--set {override}: the value is not valid YAML") from None
+    here: Any = value
+    parts = name.split(".")
+    while len(parts) > 1:
+        take = next(
+            (n for n in range(len(parts) - 1, 0, -1) if isinstance(here, dict) and ".".join(parts[:n]) in here), 1
+        )
+        key, parts = ".".join(parts[:take]), parts[take:]
+        if isinstance(here.get(key), str):  # a part given by its name alone
+            here[key] = {"name": here[key]}
+        here = here.setdefault(key, {})
+        if not isinstance(here, dict):
+            raise SpecError(f"--set {override}: '{key}' holds {here!r}, which has no parts")
+    here[parts[0]] = item
+
+
+def _absolute(value: dict[str, Any], folder: Path) -> None:
+    """Make relative places absolute, in place: they are relative to the file that names them."""
+
+    def place(holder: Any, key: str) -> None:
+        item = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(item, str):
+            if item and "://" not in item:
+                holder[key] = os.path.normpath(folder / Path(item).expanduser())
+        elif isinstance(item, dict):
+            for split in item:
+                place(item, split)
+
+    def each(key: str) -> list[Any]:
+        parts = value.get(key)
+        return list(parts.values()) if isinstance(parts, dict) else []
+
+    for domain in each("domains"):
+        source = domain.get("from") if isinstance(domain, dict) else None
+        for kind in (*SOURCE_KINDS, "labels"):
+            if kind != "example":
+                place(source, kind)
+    for part in (*each("teachers"), *each("students")):
+        place(part, "weights")
+    place(value, "store")
