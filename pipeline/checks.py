@@ -135,10 +135,14 @@ def read_givens(loaded: LoadedSpec, workspace: Place) -> tuple[dict[str, str], d
     Large sources are read once: their digests are kept in the workspace by size and time of change.
     """
     from stages.domains.sources import source_digest
+    from stages.tasks import TASKS
     from stages.training.weights import weights_digest
 
     spec = loaded.spec
-    digests = {name: source_digest(domain.from_, workspace) for name, domain in spec.domains.items()}
+    files = TASKS.get(spec.task.name).files
+    digests = {
+        name: source_digest(domain.from_, workspace, domain.columns, files) for name, domain in spec.domains.items()
+    }
     places = dict.fromkeys(uri for _, uri in _weights(spec))
     return digests, {uri: WeightsRef(uri=uri, digest=weights_digest(uri, spec.storage)) for uri in places}
 

@@ -97,7 +97,7 @@ def report_of(plan: Plan) -> Report:
 
 
 def _read_report(outputs: ReportOutputs) -> Report:
-    from stages.evaluation.report import read_report
+    from stages.evaluation.reader import read_report
 
     return read_report(Place(outputs.report.uri), outputs.report)
 

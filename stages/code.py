@@ -1,8 +1,8 @@
 """Digests of source code, so that a changed plug-in makes new artifacts and an unchanged one does not.
 
 The digest of a module is that of its syntax tree without docstrings (comments and layout do not count), with the
-user's own modules that it imports, followed; installed packages count by name and version. Nothing is imported
-or run, so that a plan loads no torch.
+modules that it imports followed where they are the user's own or the plug-in's private helpers; installed packages
+count by name and version. Nothing is imported or run, so that a plan loads no torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ def _collect(module_name: str, target: str, seen: dict[str, object]) -> None:
     for name, level in imports:
         imported = _absolute(name, level, module_name, path)
         root = imported.split(".")[0]
-        if root in sys.stdlib_module_names or root in HOUSE_PACKAGES:
+        if root in sys.stdlib_module_names:
+            continue
+        if root in HOUSE_PACKAGES:
+            # Of the house, only a plug-in's private helpers (`stages.tasks._images`) are part of the plug-in;
+            # the rest counts by the stages' versions.
+            if (helper := _longest_module(imported)) is not None and helper.rpartition(".")[2].startswith("_"):
+                _collect(helper, target, seen)
             continue
         found = _installed_version(root)
         if found is not None:
@@ -73,17 +79,16 @@ def _longest_module(name: str) -> str | None:
 
 
 def _source(module_name: str) -> Path | None:
-    """Source file of a module, found by walking the path; parents are not run."""
-    parts = module_name.split(".")
-    search: list[str] | None = None
-    for index, part in enumerate(parts):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: index + 1]) if search else part, search)
-        if spec is None:
+    """Source file of a module; neither it nor its parents are run."""
+    root, *rest = module_name.split(".")
+    spec = importlib.util.find_spec(root)  # any finder, such as an editable install's; runs nothing at the top
+    name = root
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
             return None
-        search = list(spec.submodule_search_locations or [])
-        if index == len(parts) - 1:
-            return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    return None
+        name = f"{name}.{part}"
+        spec = importlib.machinery.PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
 
 
 @lru_cache(maxsize=256)

@@ -79,9 +79,8 @@ def test_extends_merges_and_keeps_the_places_of_each_file(base: Path) -> None:
     folder = base.parent / "deeper"
     folder.mkdir()
     child = folder / "child.yaml"
-    child.write_text(
-        "extends: ../base.yaml\nname: child\nstudents: {s: {seeds: 2}, t: {model: x, domain: a, method: none, weights: w.pt}}\n"
-    )
+    student = "{model: x, domain: a, method: none, weights: w.pt}"
+    child.write_text(f"extends: ../base.yaml\nname: child\nstudents:\n  s: {{seeds: 2}}\n  t: {student}\n")
     spec = load_spec(child).spec
     assert (spec.name, spec.students["s"].seeds, spec.students["s"].model.name) == ("child", 2, "mobile-tiny")
     assert spec.domains["a"].from_.csv == str(base.parent / "data/a.csv")

