@@ -65,7 +65,7 @@ def make_plan(loaded: LoadedSpec, context: Context) -> Plan:
     """
     check_spec(loaded)
     check_places(loaded, context.workspace)
-    graph = build_graph(loaded, *read_givens(loaded, context.workspace))
+    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace))
     plan = Plan(loaded, graph, {})
     problems: list[str] = []
     for step in graph.steps.values():

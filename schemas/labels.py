@@ -51,6 +51,8 @@ class LabelsOutputs(Document):
 class FieldSchema(Contract):
     """One array of a unit."""
 
+    circumstance: ClassVar[frozenset[str]] = frozenset({"description"})
+
     name: str
     """Name of the array."""
     dtype: str

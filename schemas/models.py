@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeInt
 
 from schemas.base import Digest, Document, Part
+from schemas.spec import Storage
 
 
 class ModelCard(Document):
@@ -31,6 +32,8 @@ class ModelCard(Document):
 class ProbeInputs(Document):
     """A model to be tried: built, and fed one batch."""
 
+    circumstance: ClassVar[frozenset[str]] = frozenset({"weights", "storage"})
+
     task: Part
     """Task with its settings."""
     model: Part
@@ -42,7 +45,9 @@ class ProbeInputs(Document):
     sample: dict[str, dict[str, Any]] | None = None
     """The task's columns as packed, to make a batch of the right form; none: the task's own form."""
     weights: str | None = None
-    """Given weights that should load."""
+    """Given weights that should load; a circumstance, since their bytes count."""
+    storage: Storage = Storage()
+    """Where object storage answers, for the weights."""
     strict: bool = True
     """Whether every weight must fit; else a head of another size may start anew."""
 

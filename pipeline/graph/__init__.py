@@ -1,0 +1,68 @@
+"""Spec to graph: which steps there are, what each needs, and how its inputs follow from others' outputs.
+
+A step's inputs are a function of the outputs of the steps that it needs, so its fingerprint is known as soon as
+they exist. One file per part of the work, in its order: data, teachers (and labels), students, judging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.graph.data import add_domain
+from pipeline.graph.judging import add_costs, add_report, add_student_evaluation, add_teacher_evaluations
+from pipeline.graph.project import Project
+from pipeline.graph.steps import Graph, Outputs, Step
+from pipeline.graph.students import add_cohort
+from pipeline.graph.teachers import add_labels, add_teacher
+from pipeline.parts import normal_parts
+from schemas.artifacts import WeightsRef
+from schemas.spec import Spec
+
+__all__ = ["Graph", "Outputs", "Step", "build_graph"]
+
+
+def build_graph(spec: Spec, source_digests: Mapping[str, str], weights: Mapping[str, WeightsRef]) -> Graph:
+    """The graph of a checked spec (`pipeline.checks`), in which every name refers to something.
+
+    `source_digests` by domain and `weights` by place come from `pipeline.checks.read_givens`. All data is made
+    before anything is trained: its faults are found before the expensive work.
+    """
+    project = Project(spec, normal_parts(spec), source_digests, weights)
+    graph = Graph()
+    for name in spec.domains:
+        add_domain(graph, project, name)
+    data = tuple(graph.steps)
+    for name in project.teachers_in_order():
+        add_teacher(graph, project, name, after=data)
+    for name in spec.labels:
+        add_labels(graph, project, name)
+    cohorts: dict[str, str] = {}
+    for step, members in project.cohorts().items():
+        add_cohort(graph, project, step, members, after=data)
+        cohorts |= dict.fromkeys(members, step)
+    for name in spec.teachers:
+        add_teacher_evaluations(graph, project, name)
+    for name in spec.students:
+        add_student_evaluation(graph, project, name, cohorts[name])
+    add_costs(graph, project, cohorts)
+    add_report(graph, project)
+    graph.notes += _notes(project)
+    return graph
+
+
+def _notes(project: Project) -> list[str]:
+    """How the spec was understood, where that is not plain."""
+    notes: list[str] = []
+    for name, student in project.spec.students.items():
+        wanted = [arm for arm in project.spec.evaluation.baselines if arm.startswith("source")]
+        if student.labels is None or not wanted:
+            continue
+        root = project.root(project.spec.labels[student.labels].teacher)
+        domains = project.spec.teachers[root].domains
+        if not domains:
+            notes.append(
+                f"{name}: teacher '{root}' is given, so its source is not known: {' and '.join(wanted)} are left out"
+            )
+        elif len(domains) > 1:
+            notes.append(f"{name}: of the teacher's sources, its baselines are trained on the first, '{domains[0]}'")
+    return notes

@@ -1,0 +1,162 @@
+"""Steps that judge: quality of teachers and students, costs, and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.graph.project import Project
+from pipeline.graph.steps import Graph, Outputs
+from pipeline.graph.students import classes_for
+from schemas.base import Part
+from schemas.evaluation import Candidate, CostCandidate, CostInputs, EvaluationInputs, ReportInputs, Section
+from schemas.students import Arm
+
+NO_TRUTH = "impossible at a label budget of 0"
+NO_START = "its start from the source failed"
+
+
+def add_teacher_evaluations(graph: Graph, project: Project, name: str) -> None:
+    """A teacher where it was trained, and on targets that another labels in its place."""
+    teacher = project.spec.teachers[name]
+    labelled = {item.domain for item in project.spec.labels.values() if item.teacher == name}
+    targets = [target for target in project.targets_of(name) if target not in (*teacher.domains, *labelled)]
+    for domain in (*teacher.domains, *targets):
+        _add_teacher(graph, project, name, domain)
+
+
+def _add_teacher(graph: Graph, project: Project, name: str, domain: str) -> None:
+    seed = project.draws(domain)[0]
+    step, budget = f"teachers.{name}", project.budget(domain, seed)
+
+    def inputs(done: Outputs) -> EvaluationInputs:
+        judged = Candidate(arm="teacher", seed=seed, model=done[step].model, budget=done[budget].budget)
+        return _evaluation(project, done, name, domain, (judged,), None)
+
+    graph.add(f"evaluation.{name}.{domain}", (step, *project.data(domain, seed)), inputs)
+
+
+def add_student_evaluation(graph: Graph, project: Project, name: str, cohort: str) -> None:
+    """`evaluation.NAME`: a student with its teacher beside it and its baselines against it."""
+    student = project.spec.students[name]
+    target = project.target(student)
+    labels = f"labels.{student.labels}" if student.labels is not None else None
+    source = f"{cohort}.source" if f"{cohort}.source" in graph.steps else None
+    seeds = student.seed_list if project.has_budget(target) else (0,)
+    needs = [cohort, *project.data(target, *seeds), *(step for step in (source, labels) if step)]
+
+    def inputs(done: Outputs) -> EvaluationInputs:
+        steps = [step for step in (source, cohort) if step]
+        results = {(out.name, out.arm, out.seed): out for step in steps for out in done[step].students}
+        reference = done[labels].labels if labels else None
+        candidates: list[Candidate] = []
+        if reference is not None:
+            first = student.seed_list[0]
+            budget = done[project.budget(target, first)].budget
+            candidates.append(Candidate(arm="teacher", seed=first, labels=reference, budget=budget))
+        possible = project.arms(name)
+        shown: tuple[Arm, ...] = ("distilled", *project.spec.evaluation.baselines)
+        for arm in shown:
+            if (arm.startswith("source") and source is None) or (arm == "no-teacher" and labels is None):
+                continue
+            for seed in student.seed_list:
+                found = results.get((name, arm, seed))
+                candidates.append(
+                    Candidate(
+                        arm=arm,
+                        seed=seed,
+                        model=found.model if found else None,
+                        failure=found.failure if found else NO_START if arm in possible else NO_TRUTH,
+                        budget=done[project.budget(target, seed)].budget,
+                    )
+                )
+        return _evaluation(project, done, name, target, tuple(candidates), reference)
+
+    graph.add(f"evaluation.{name}", needs, inputs)
+
+
+def _evaluation(
+    project: Project, done: Outputs, subject: str, domain: str, candidates: tuple[Candidate, ...], reference: Any
+) -> EvaluationInputs:
+    samples, split = project.data(domain)
+    return EvaluationInputs(
+        subject=subject,
+        domain=domain,
+        task=project.task,
+        candidates=candidates,
+        samples=done[samples].samples,
+        split=done[split].split,
+        truth=done[samples].truth,
+        reference=reference,
+        settings=project.spec.evaluation,
+    )
+
+
+def add_costs(graph: Graph, project: Project, cohorts: dict[str, str]) -> None:
+    """`costs`: the teachers that labelled, and one seed of each student, by what they are built like."""
+    spec = project.spec
+    if not spec.evaluation.cost or not spec.students:
+        return
+    samples = f"domains.{project.target(next(iter(spec.students.values())))}"
+    said = dict.fromkeys(student.labels for student in spec.students.values() if student.labels)
+    teachers = list(dict.fromkeys(spec.labels[name].teacher for name in said))
+    needs = [samples, *(f"teachers.{name}" for name in teachers), *cohorts.values()]
+
+    def inputs(done: Outputs) -> CostInputs:
+        from stages.evaluation.costs import host_description
+
+        candidates: list[CostCandidate] = []
+        for name in teachers:
+            root, made = project.root(name), done[f"teachers.{name}"]
+            shape = _architecture(
+                project, spec.teachers[root].model, made.classes, project.normal.teacher_preprocessing[root]
+            )
+            candidates.append(CostCandidate(name=name, model=made.model, architecture=shape))
+        for name, student in spec.students.items():
+            results = [out for out in done[cohorts[name]].students if out.name == name and out.arm == "distilled"]
+            model = next((out.model for out in results if out.model), None)
+            if model is not None:
+                classes = classes_for(project, done, [name])
+                shape = _architecture(project, student.model, classes, project.normal.student_preprocessing[name])
+                candidates.append(CostCandidate(name=name, model=model, architecture=shape))
+        return CostInputs(candidates=tuple(candidates), samples=done[samples].samples, host=host_description())
+
+    graph.add("costs", needs, inputs)
+
+
+def _architecture(
+    project: Project, model: Part | None, classes: tuple[str, ...], preprocessing: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "task": project.task.dump(),
+        "model": model.dump() if model else None,
+        "outputs": len(classes),
+        "preprocessing": preprocessing,
+    }
+
+
+def add_report(graph: Graph, project: Project) -> None:
+    """`report`: everything that was judged, in one place."""
+    spec = project.spec
+    evaluations = [step.name for step in graph.steps.values() if step.stage == "evaluation"]
+    costs = ["costs"] if "costs" in graph.steps else []
+
+    def inputs(done: Outputs) -> ReportInputs:
+        return ReportInputs(
+            name=spec.name,
+            budgets={name: str(domain.label_budget) for name, domain in spec.domains.items() if domain.label_budget},
+            labels=tuple(
+                Section(
+                    name=name,
+                    teacher=labels.teacher,
+                    domain=labels.domain,
+                    rows=done[f"labels.{name}"].rows,
+                    digest=done[f"labels.{name}"].labels.digest,
+                )
+                for name, labels in spec.labels.items()
+            ),
+            qualities=tuple(done[step].quality for step in evaluations),
+            costs=done["costs"].cost if costs else None,
+            notes=tuple(graph.notes),
+        )
+
+    graph.add("report", [*(f"labels.{name}" for name in spec.labels), *evaluations, *costs], inputs)

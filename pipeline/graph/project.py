@@ -1,0 +1,134 @@
+"""A checked spec with the questions that the graph asks of it: who learns from whom, on what, against what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.parts import NormalParts
+from schemas.artifacts import WeightsRef
+from schemas.base import Part
+from schemas.errors import SpecError
+from schemas.spec import Spec, Student
+from schemas.students import Arm
+
+
+@dataclass(frozen=True)
+class Project:
+    """A spec, its normal settings, and what the user brings."""
+
+    spec: Spec
+    normal: NormalParts
+    source_digests: Mapping[str, str]
+    """Digest of each domain's source."""
+    weights: Mapping[str, WeightsRef]
+    """Given weights by their place."""
+
+    @property
+    def task(self) -> Part:
+        """The task, every setting written out."""
+        return self.normal.task
+
+    # --- domains ---------------------------------------------------------------------------------------------
+
+    def has_budget(self, domain: str) -> bool:
+        """Whether some truth of a domain is hidden."""
+        return self.spec.domains[domain].label_budget is not None
+
+    def draws(self, domain: str) -> list[int]:
+        """Seeds whose budget of a domain is drawn: those of its students and of teachers trained on it."""
+        if not self.has_budget(domain):
+            return [0]
+        students, teachers = self.spec.students.values(), self.spec.teachers.values()
+        seeds = {seed for student in students if self.target(student) == domain for seed in student.seed_list}
+        seeds |= {teacher.seed for teacher in teachers if domain in teacher.domains}
+        return sorted(seeds) or [0]
+
+    def budget(self, domain: str, seed: int) -> str:
+        """The step that draws a domain's budget for a seed."""
+        return f"budgets.{domain}.seed{seed}" if self.has_budget(domain) else f"budgets.{domain}"
+
+    def data(self, domain: str, *seeds: int) -> tuple[str, ...]:
+        """The steps that make a domain, its splits, and its budgets for these seeds."""
+        return (f"domains.{domain}", f"splits.{domain}", *(self.budget(domain, seed) for seed in seeds))
+
+    # --- teachers --------------------------------------------------------------------------------------------
+
+    def teachers_in_order(self) -> list[str]:
+        """Teachers, each after the one that it is made from."""
+        order: list[str] = []
+        todo = list(self.spec.teachers)
+        while todo:
+            ready = [name for name in todo if self.spec.teachers[name].from_ in (None, *order)]
+            if not ready:
+                raise SpecError(f"teachers {', '.join(todo)} are made from each other in a circle")
+            order += ready
+            todo = [name for name in todo if name not in order]
+        return order
+
+    def root(self, teacher: str) -> str:
+        """The teacher at the beginning of a chain of `from`."""
+        while (parent := self.spec.teachers[teacher].from_) is not None:
+            teacher = parent
+        return teacher
+
+    def targets_of(self, teacher: str) -> list[str]:
+        """Domains that a teacher, or one made from it, labels."""
+        labels = self.spec.labels.values()
+        return list(dict.fromkeys(item.domain for item in labels if self.root(item.teacher) == self.root(teacher)))
+
+    # --- students --------------------------------------------------------------------------------------------
+
+    def target(self, student: Student) -> str:
+        """The domain that a student is for."""
+        return self.spec.labels[student.labels].domain if student.labels is not None else str(student.domain)
+
+    def source(self, student: Student) -> str | None:
+        """The domain that the student's teacher was trained on (the first of several); None if it is not known."""
+        if student.labels is None:
+            return None
+        domains = self.spec.teachers[self.root(self.spec.labels[student.labels].teacher)].domains
+        return domains[0] if domains and domains[0] != self.target(student) else None
+
+    def arms(self, name: str) -> list[Arm]:
+        """The arms of a student's comparison that its spec makes possible."""
+        student = self.spec.students[name]
+        budget = self.spec.domains[self.target(student)].label_budget
+        nothing = budget is not None and budget.train == 0
+        arms: list[Arm] = ["distilled"]
+        for baseline in self.spec.evaluation.baselines:
+            if baseline == "no-teacher" and (student.labels is None or nothing):
+                continue
+            if baseline.startswith("source") and self.source(student) is None:
+                continue
+            if baseline == "source-finetuned" and nothing:
+                continue
+            arms.append(baseline)
+        return arms
+
+    def trained_arms(self, name: str) -> list[Arm]:
+        """Arms to train: fine-tuning starts from the source-only student, whether or not that one is shown."""
+        arms = self.arms(name)
+        return [*arms, "source-only"] if "source-finetuned" in arms and "source-only" not in arms else arms
+
+    def stream_settings(self, name: str) -> dict[str, Any]:
+        """What students must have in common, beside their domain, to train from one stream."""
+        training = self.normal.student_training[name]
+        return {
+            "batch_size": training.batch_size,
+            "labelled_batch_size": training.labelled_batch_size or training.batch_size,
+            "augmentation": training.augmentation,
+            "preprocessing": self.normal.student_preprocessing[name],
+        }
+
+    def cohorts(self) -> dict[str, list[str]]:
+        """Students that share an input side, by the step that trains them."""
+        by_input: dict[str, list[str]] = {}
+        for name, student in self.spec.students.items():
+            key = repr((self.target(student), self.source(student), self.stream_settings(name)))
+            by_input.setdefault(key, []).append(name)
+        return {
+            f"students.{members[0]}" + (f"+{len(members) - 1}" if len(members) > 1 else ""): members
+            for members in by_input.values()
+        }

@@ -1,0 +1,55 @@
+"""Steps and their graph. Pure: nothing is read or made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.base import Document
+
+Outputs = Mapping[str, Any]
+"""Outputs of finished steps, by the name of the step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one stage."""
+
+    name: str
+    """`STAGE.NAME`, as people steer it."""
+    stage: str
+    needs: tuple[str, ...]
+    """Steps whose outputs its inputs are made from."""
+    inputs: Callable[[Outputs], Document]
+    """Its inputs, once all that it needs exists. Raises SpecError where parts do not fit."""
+    after: tuple[str, ...] = ()
+    """Steps that must be done before it starts, though it does not read them."""
+
+
+@dataclass
+class Graph:
+    """All steps, each after those that it needs."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What people must know about how the spec was understood."""
+
+    def add(
+        self,
+        name: str,
+        needs: tuple[str, ...] | list[str],
+        inputs: Callable[[Outputs], Document],
+        after: tuple[str, ...] = (),
+    ) -> str:
+        """Add a step of the stage that its name begins with, and return its name."""
+        self.steps[name] = Step(name, name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after)
+        return name
+
+    def downstream(self, names: set[str]) -> set[str]:
+        """The steps and all that rest on them."""
+        found = set(names)
+        for step in self.steps.values():
+            if found & set(step.needs):
+                found.add(step.name)
+        return found

@@ -1,0 +1,149 @@
+"""Steps that make teachers and let them speak: training, taking as given, carrying over, labelling."""
+
+from __future__ import annotations
+
+from pipeline.graph.project import Project
+from pipeline.graph.steps import Graph, Outputs
+from schemas.errors import SpecError
+from schemas.labels import LabelsInputs
+from schemas.spec import Adapt
+from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
+
+
+def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:
+    """`teachers.NAME`."""
+    teacher = project.spec.teachers[name]
+    if teacher.from_ is not None and teacher.adapt is not None:
+        _add_adapted(graph, project, name, f"teachers.{teacher.from_}", teacher.adapt)
+        return
+    targets = project.targets_of(name)
+    needs = [step for domain in teacher.domains for step in project.data(domain, teacher.seed)]
+    needs += [f"domains.{target}" for target in targets]
+
+    def inputs(done: Outputs) -> TeacherInputs:
+        own, classes = classes_of(project, done, name, targets)
+        way: TrainTeacher | GivenTeacher
+        if teacher.domains:
+            way = TrainTeacher(
+                domains=tuple(labelled(project, done, domain, teacher.seed) for domain in teacher.domains),
+                training=project.normal.teacher_training[name],
+                seed=teacher.seed,
+            )
+        else:
+            way = GivenTeacher(weights=project.weights[teacher.weights] if teacher.weights else None)
+        return TeacherInputs(
+            task=project.task,
+            model=teacher.model,
+            classes=classes,
+            own_classes=own if teacher.class_map else None,
+            class_map=teacher.class_map,
+            preprocessing=project.normal.teacher_preprocessing[name],
+            way=way,
+        )
+
+    graph.add(f"teachers.{name}", needs, inputs, after=after)
+
+
+def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: Adapt) -> None:
+    samples, split = project.data(adapt.domain)
+    graph.add(
+        f"teachers.{name}",
+        (parent, samples, split),
+        lambda done: TeacherInputs(
+            task=project.task,
+            way=AdaptTeacher(
+                method=adapt.method,
+                teacher=done[parent].model,
+                samples=done[samples].samples,
+                split=done[split].split,
+            ),
+        ),
+    )
+
+
+def add_labels(graph: Graph, project: Project, name: str) -> None:
+    """`labels.NAME`."""
+    labels = project.spec.labels[name]
+    teacher, samples = f"teachers.{labels.teacher}", f"domains.{labels.domain}"
+    graph.add(
+        f"labels.{name}",
+        (teacher, samples),
+        lambda done: LabelsInputs(
+            task=project.task,
+            teacher=done[teacher].model,
+            samples=done[samples].samples,
+            encoding=labels.encoding,
+            precision=labels.precision,
+            batch_size=labels.batch_size,
+            view=labels.view,
+            store=project.spec.store,
+        ),
+    )
+
+
+def labelled(project: Project, done: Outputs, domain: str, seed: int) -> LabelledDomain:
+    """A domain with the truth that may be seen of it."""
+    samples, split, budget = project.data(domain, seed)
+    return LabelledDomain(samples=done[samples].samples, split=done[split].split, budget=done[budget].budget)
+
+
+def classes_of(
+    project: Project, done: Outputs, name: str, targets: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(classes of a teacher's raw outputs, classes that it speaks of). Raises SpecError where sets do not match."""
+    teacher = project.spec.teachers[name]
+    wanted = {target: done[f"domains.{target}"].classes for target in targets}
+    wanted = {target: classes for target, classes in wanted.items() if classes is not None}
+    own = teacher.classes
+    for domain in teacher.domains:
+        classes = done[f"domains.{domain}"].classes
+        if classes is None:
+            raise SpecError(f"teachers.{name} is to be trained on '{domain}', which has no labels")
+        if own is not None and classes != own:
+            raise SpecError(_mismatch(f"teachers.{name}", own, f"domain '{domain}'", classes))
+        own = classes
+    if own is None and wanted:
+        own = next(iter(wanted.values()))
+    if own is None:
+        raise SpecError(f"teachers.{name}: nothing says which classes it speaks of: give `classes`")
+    if teacher.class_map:
+        return own, _mapped(name, teacher.class_map, own, wanted)
+    for target, classes in wanted.items():
+        if classes != own:
+            raise SpecError(_mismatch(f"teachers.{name}", own, f"domain '{target}'", classes))
+    return own, own
+
+
+def _mapped(
+    name: str, class_map: dict[str, str], own: tuple[str, ...], wanted: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """Classes behind a class map, in the targets' order."""
+    where = f"teachers.{name}.class_map"
+    unknown = sorted(set(class_map) - set(own))
+    if unknown:
+        raise SpecError(f"{where} names {', '.join(unknown)}, which are no classes of it")
+    mapped = next(iter(wanted.values()), tuple(sorted(set(class_map.values()))))
+    for target, classes in wanted.items():
+        foreign = sorted(set(class_map.values()) - set(classes))
+        if foreign:
+            raise SpecError(f"{where} leads to {', '.join(foreign)}, which are no classes of domain '{target}'")
+        empty = [item for item in classes if item not in class_map.values()]
+        if empty:
+            raise SpecError(f"{where} leads nothing to {', '.join(empty)} of domain '{target}'")
+        if classes != mapped:
+            raise SpecError(_mismatch(f"domain '{next(iter(wanted))}'", mapped, f"domain '{target}'", classes))
+    return mapped
+
+
+def _mismatch(one: str, ours: tuple[str, ...], other: str, theirs: tuple[str, ...]) -> str:
+    if sorted(ours) == sorted(theirs):
+        return f"{one} and {other} have the same classes in another order: list `classes` of both domains alike"
+    only_ours, only_theirs = [c for c in ours if c not in theirs], [c for c in theirs if c not in ours]
+    return (
+        f"the classes of {one} and {other} do not match (only the first: {_shown(only_ours)}; only the second: "
+        f"{_shown(only_theirs)}): name them alike, or give the teacher a `class_map`"
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"

@@ -1,0 +1,275 @@
+"""Predictions: what each candidate says about the test rows and its own validation budget, as float32 logits.
+
+One Ray task per candidate, a few in flight, or all in this process; each leaves one file in the attempt, so that
+logits do not pass through the object store and the driver holds those of one or two models at a time.
+Always one thread: the same bits in both modes. Reads inputs only, never truth.
+
+Shapes: N rows, C classes of the domain, in the order of its truth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from schemas.artifacts import ObjectInfo, SamplesRef, SplitRef
+from schemas.errors import CrossdistillError, DataError, InternalError
+from schemas.evaluation import Candidate, EvaluationInputs
+from schemas.spec import Storage
+from stages.artifacts import Attempt
+from stages.context import Context
+from stages.places import Place, checksum
+
+if TYPE_CHECKING:
+    from stages.domains.reader import Budget, Samples
+    from stages.training.models import LoadedModel
+
+Logits = NDArray[np.float32]
+Positions = NDArray[np.int64]
+TEST_ROWS = "test.safetensors"
+"""File with `positions`: the rows of the domain that `test_logits` speak of, in order."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to predict with one candidate; crosses process boundaries."""
+
+    candidate: Candidate
+    samples: SamplesRef
+    split: SplitRef
+    classes: tuple[str, ...]
+    batch_size: int
+    storage: Storage
+    folder: Place
+    """Folder of the attempt's files."""
+
+    @property
+    def file(self) -> str:
+        """Name of the file with its predictions."""
+        return f"predictions/{self.candidate.arm}-{self.candidate.seed}.safetensors"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one job."""
+
+    info: ObjectInfo | None
+    """The file with `test_logits` (N, C), `selection_positions` (M,) and `selection_logits` (M, C)."""
+    failure: str | None
+    """Why there is none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One candidate with what it said, read when it is asked for."""
+
+    candidate: Candidate
+    failure: str | None
+    budget: Budget | None
+    read: Callable[[], dict[str, NDArray[Any]]]
+    """The file's arrays; only where there is no failure."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known before figures are computed."""
+
+    entries: tuple[Entry, ...]
+    test_truth: NDArray[np.int32] | None
+    """Class numbers of the test rows, -1 where unknown; none without any truth."""
+    reference: NDArray[np.int64] | None
+    """What the reference labels say of the test rows: the number of the largest class."""
+
+
+def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) -> Evidence:
+    """Predictions of every candidate, as files of the attempt.
+
+    One forward pass over test and validation rows per model. Raises DataError if a candidate does not know a
+    class of the domain; a candidate whose logits are not finite fails alone.
+    """
+    from stages.domains.reader import Samples, read_budget, read_split, read_truth
+    from stages.labels.reader import LabelSet
+
+    test = final_positions(read_split(context.place(inputs.split), inputs.split))
+    truth, classes = None, None
+    if inputs.truth is not None:
+        every_truth, classes = read_truth(context.place(inputs.truth), inputs.truth)
+        truth = every_truth[test]
+    reference = None
+    if inputs.reference is not None:
+        labels = LabelSet.open_ref(context.place(inputs.reference), inputs.reference)
+        labels.align(Samples.open(context.place(inputs.samples), inputs.samples))
+        classes = classes or labels.classes
+        order = class_order(labels.classes, classes, "the reference labels")
+        reference = labels.logits(test)[:, order].argmax(axis=1)
+    assert classes is not None, "truth or reference was checked to be there"
+
+    attempt.put(TEST_ROWS, save({"positions": test}, {"classes": json.dumps(classes)}))
+    folder = attempt.folder / attempt.name
+    jobs = [
+        Job(candidate, inputs.samples, inputs.split, tuple(classes), inputs.batch_size, context.storage, folder)
+        for candidate in inputs.candidates
+    ]
+    entries = []
+    for job, answer in zip(jobs, _answers(context, jobs), strict=True):
+        budget = job.candidate.budget
+        if answer.info is not None:
+            attempt.add(answer.info)
+        entries.append(
+            Entry(
+                job.candidate,
+                answer.failure,
+                read_budget(context.place(budget), budget) if budget is not None else None,
+                partial(_read, folder, job.file),
+            )
+        )
+    return Evidence(tuple(entries), truth, reference)
+
+
+def final_positions(split: NDArray[np.int8]) -> Positions:
+    """Positions of the test rows, in order."""
+    from stages.domains.reader import TEST
+
+    return np.flatnonzero(split == TEST).astype(np.int64)
+
+
+def predict(job: Job) -> Answer:
+    """Predict with one candidate and leave the file; runs wherever the job was sent."""
+    from stages.domains.reader import Samples, read_budget, read_split
+
+    candidate = job.candidate
+    if candidate.model is None and candidate.labels is None:
+        return Answer(None, candidate.failure or "no model was given")
+    samples = Samples.open(Place(job.samples.uri, job.storage), job.samples)
+    test = final_positions(read_split(Place(job.split.uri, job.storage), job.split))
+    selection = np.empty(0, np.int64)
+    if candidate.budget is not None:
+        selection = read_budget(Place(candidate.budget.uri, job.storage), candidate.budget).validation_positions
+    classes, say = _speaker(job, samples)
+    order = class_order(classes, job.classes, f"'{candidate.arm}' of seed {candidate.seed}")
+    said: dict[str, NDArray[Any]] = {
+        "test_logits": np.ascontiguousarray(say(test)[:, order], np.float32),
+        "selection_positions": selection,
+        "selection_logits": np.ascontiguousarray(say(selection)[:, order], np.float32),
+    }
+    for name in ("test_logits", "selection_logits"):
+        bad = int((~np.isfinite(said[name])).any(axis=1).sum())
+        if bad:
+            return Answer(None, f"its logits are not finite on {bad} of {len(said[name])} rows")
+    data = save(said, {"classes": json.dumps(job.classes)})
+    job.folder.put(job.file, data)
+    return Answer(ObjectInfo(name=job.file, size=len(data), checksum=checksum(data)), None)
+
+
+def model_logits(model: LoadedModel, samples: Samples, positions: Positions, batch_size: int) -> Logits:
+    """Logits (N, C of the model) for rows of a domain, `batch_size` rows at a time, on one thread."""
+    import torch
+
+    from stages.training.launch import device
+
+    where = device()
+    module = model.module.to(where)
+    logits = np.empty((len(positions), len(model.card.classes)), np.float32)
+    with _one_thread(), torch.inference_mode():
+        for start in range(0, len(positions), batch_size):
+            rows = positions[start : start + batch_size]
+            batch = model.task.batch(samples.gather(rows), model.preprocessing).to(where)
+            logits[start : start + len(rows)] = module(batch).float().cpu().numpy()
+    return logits
+
+
+def class_order(own: Sequence[str], wanted: Sequence[str], who: str) -> list[int]:
+    """Columns of `own` in the order of `wanted`; classes that are not wanted are left out.
+
+    Raises DataError naming the classes that are missing.
+    """
+    missing = [name for name in wanted if name not in own]
+    if missing:
+        raise DataError(
+            f"{who} does not know {len(missing)} of the domain's {len(wanted)} classes "
+            f"(first: {', '.join(missing[:3])}). Give it a `class_map`, or train it on these classes"
+        )
+    return [list(own).index(name) for name in wanted]
+
+
+def _speaker(job: Job, samples: Samples) -> tuple[Sequence[str], Callable[[Positions], Logits]]:
+    """The candidate's classes, and what answers for rows: its labels where it left some, else its model."""
+    from stages.labels.reader import LabelSet
+
+    candidate = job.candidate
+    if candidate.labels is not None:
+        labels = LabelSet.open_ref(Place(candidate.labels.uri, job.storage), candidate.labels)
+        labels.align(samples)
+        return labels.classes, labels.logits
+    from stages.training.models import load_model
+
+    assert candidate.model is not None, "a candidate without model and labels was answered before"
+    model = load_model(Place(candidate.model.uri, job.storage), candidate.model)
+    return model.card.classes, lambda positions: model_logits(model, samples, positions, job.batch_size)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read(folder: Place, file: str) -> dict[str, NDArray[Any]]:
+    return dict(load(folder.read(file)))
+
+
+def _answers(context: Context, jobs: Sequence[Job]) -> list[Answer]:
+    """One answer per job, in order."""
+    if context.local:
+        answers = []
+        for job in jobs:
+            answers.append(predict(job))
+            context.progress(len(answers), len(jobs), "models")
+        return answers
+    return _ray_answers(context, jobs)
+
+
+def _ray_answers(context: Context, jobs: Sequence[Job]) -> list[Answer]:
+    """The same on the cluster: one task per job, no more in flight than CPUs can take at once, twice."""
+    import ray
+    from ray.exceptions import RayError
+
+    cluster = ray.cluster_resources()
+    gpus = context.resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1 if cluster.get("GPU", 0) >= 1 else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(predict)
+    limit = 2 * max(1, int(cluster.get("CPU", 1)))
+    flying: dict[Any, int] = {}
+    answers: dict[int, Answer] = {}
+    todo = iter(enumerate(jobs))
+    try:
+        while len(answers) < len(jobs):
+            while len(flying) < limit and (following := next(todo, None)) is not None:
+                flying[task.remote(following[1])] = following[0]
+            ready, _ = ray.wait(list(flying), num_returns=1)
+            answers[flying.pop(ready[0])] = ray.get(ready[0])
+            context.progress(len(answers), len(jobs), "models")
+    except RayError as error:
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, CrossdistillError):
+            raise cause from None
+        raise InternalError(f"{context.step}: a model could not be evaluated: {cause!r}") from error
+    finally:
+        for reference in flying:
+            ray.cancel(reference)
+    return [answers[index] for index in range(len(jobs))]

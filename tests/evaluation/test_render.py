@@ -1,0 +1,201 @@
+"""What people read: golden text, honest words for each outcome, and foreign text that stays text."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from schemas.evaluation import CostTable, QualityTable, Report
+from stages.evaluation.blocks import printable, verdict
+from stages.evaluation.render import escape_markdown, render_markdown, render_terminal
+
+GOLDEN = Path(__file__).parent / "report.md"
+BUDGETS = {"digits": "50 + 50"}
+UNKNOWN = [{"arm": "distilled", "seeds": [{"seed": 0, "agreement": 0.931}]}]
+
+
+def arm(name: str, *finals: float, agreement: float | None = None, failed: str | None = None, **more: Any) -> Any:
+    """An arm with the accuracies of its seeds, and an nll that goes with them."""
+    seeds: list[Any] = [
+        {
+            "seed": seed,
+            "selection": {"accuracy": final - 0.01, "nll": 1 - final},
+            "final": {"accuracy": final, "nll": 1 - final},
+            "agreement": agreement,
+        }
+        for seed, final in enumerate(finals)
+    ]
+    if failed:
+        seeds.append({"seed": len(finals), "failure": failed})
+    mean = sum(finals) / len(finals) if finals else None
+    means = {} if mean is None else {"accuracy": mean, "nll": 1 - mean}
+    return {"arm": name, "seeds": seeds, "mean": means, **more}
+
+
+def table(low: float, value: float, high: float, **more: Any) -> QualityTable:
+    """A subject whose comparison came out like this."""
+    comparison = {
+        "metric": "accuracy",
+        "baseline": "source-finetuned",
+        "difference": {"value": value, "low": low, "high": high},
+        "confidence": 0.95,
+        "seeds": 2,
+        "seeds_better": 2 if value > 0 else 0,
+        "seeds_worse": 0 if value > 0 else 2,
+    }
+    arms = [
+        arm("teacher", 0.946),
+        arm("distilled", 0.964, 0.972, agreement=0.95, failed="its loss is not finite at step 7"),
+        arm("no-teacher", note="impossible at a budget of 0"),
+        arm("source-only", 0.7, 0.72, agreement=0.7),
+        arm("source-finetuned", 0.922, 0.93, agreement=0.91),
+    ]
+    asked = {
+        "subject": "mobile",
+        "domain": "digits",
+        "metrics": ["accuracy", "nll"],
+        "errors": ["nll"],
+        "unbounded": ["nll"],
+        "arms": arms,
+        "comparison": comparison,
+        "selection_rows": [50, 50],
+        "test_rows": 503,
+    }
+    return QualityTable.model_validate({**asked, **more})
+
+
+def teacher_table() -> QualityTable:
+    return table(0, 0, 0, subject="resnet", domain="mnist", arms=[arm("teacher", 0.97)], comparison=None)
+
+
+def cost(name: str, scale: int, memory: int | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "parameters": 9_000 * scale,
+        "macs": 1_250_000 * scale,
+        "size_bytes": 40_000 * scale,
+        "latency_ms": 0.5 * scale,
+        "latency_p95_ms": 0.75 * scale,
+        "throughput": 8_000 / scale,
+        "peak_memory_bytes": memory,
+    }
+
+
+def report(**more: Any) -> Report:
+    costs = {"costs": [cost("resnet", 16, 8 * 2**20), cost("mobile", 1, 2**20)]}
+    host = {"processor": "Fast|CPU (TM) [2]", "cores": 2, "threads": 1, "accelerator": None, "torch": "2.14.1"}
+    label_set = {"name": "resnet-on-digits", "teacher": "resnet", "domain": "digits", "rows": 1797, "digest": "ab" * 16}
+    asked: dict[str, Any] = {
+        "name": "mnist-to-digits",
+        "budgets": BUDGETS,
+        "labels": [label_set],
+        "qualities": [table(0.031, 0.042, 0.052).dump(), teacher_table().dump()],
+        "costs": CostTable.model_validate({**costs, "host": host}).dump(),
+        "notes": ["<b>changed</b> the *split* of [mnist](http://x) | see `plan`"],
+    }
+    return Report.model_validate({**asked, **more})
+
+
+def terminal(shown: Report, width: int = 240) -> str:
+    console = Console(file=StringIO(), width=width, color_system=None)
+    console.print(*render_terminal(shown), sep="\n")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text)
+
+
+def test_markdown_is_as_written_down() -> None:
+    assert render_markdown(report()) == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_terminal_says_the_same() -> None:
+    text = terminal(report())
+    for piece in (
+        "mobile on digits: final quality (503 test rows)",
+        "teacher (ref.)",
+        "96.8 ± 0.6",
+        "2 of 3",
+        verdict(table(0.031, 0.042, 0.052), BUDGETS),
+        "<b>changed</b> the *split* of [mnist](http://x) | see `plan`",
+        "resnet / mobile",
+    ):
+        assert piece in text
+
+
+def test_a_gain_is_told_with_its_interval() -> None:
+    assert verdict(table(0.031, 0.042, 0.052), BUDGETS) == (
+        "mobile: distilled 96.8 beats the best baseline source-finetuned 92.6 by 4.2 points [3.1, 5.2] "
+        "(accuracy, 95% interval over seeds and test samples; better in 2 of 2 seeds) "
+        "at a label budget of 50 + 50 on digits."
+    )
+
+
+def test_no_gain_and_harm_are_told_as_plainly() -> None:
+    unclear = verdict(table(-0.008, 0.001, 0.006), BUDGETS)
+    assert "no gain shown" in unclear
+    assert "a difference of +0.1 points [-0.8, +0.6]" in unclear
+    assert "no gain shown" in verdict(table(0.0, 0.01, 0.02), BUDGETS)
+    worse = verdict(table(-0.052, -0.042, -0.031), {})
+    assert "does worse than the best baseline source-finetuned 92.6 by 4.2 points [3.1, 5.2]" in worse
+    assert worse.endswith("with all labels of digits.")
+    assert "beats" not in unclear + worse
+
+
+def test_less_is_better_turns_the_words_not_the_figures() -> None:
+    found = table(-0.3, -0.2, -0.1)
+    assert found.comparison is not None
+    lower = found.model_copy(update={"comparison": found.comparison.model_copy(update={"metric": "nll"})})
+    assert "distilled 0.032 beats the best baseline source-finetuned 0.074 by 0.200 [0.100, 0.300]" in verdict(
+        lower, {}
+    )
+
+
+def test_one_seed_says_that_it_is_one() -> None:
+    found = table(0.01, 0.02, 0.03)
+    assert found.comparison is not None
+    one = found.comparison.model_copy(update={"seeds": 1, "seeds_better": 1, "confidence": 0.9})
+    said = verdict(found.model_copy(update={"comparison": one}), {})
+    assert "90% interval over test samples, one seed; better in 1 of 1 seed)" in said
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        (UNKNOWN, "truth of the test rows of digits is unknown"),
+        (UNKNOWN, "it says what the teacher says on 93.1% of them"),
+        ([arm("distilled", 0.9), arm("no-teacher", note="impossible at a budget of 0")], "no baseline with figures"),
+        ([arm("distilled", note="out of memory"), arm("no-teacher", 0.9)], "no distilled student to compare"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_as_such(arms: list[Any], said: str) -> None:
+    assert said in verdict(table(0, 0, 0, comparison=None, arms=arms), BUDGETS)
+
+
+def test_an_empty_report_is_still_one() -> None:
+    assert render_markdown(Report(name="nothing")) == "# nothing\n"
+    assert terminal(Report(name="nothing")).strip() == ""
+
+
+@given(st.text(max_size=60))
+def test_foreign_text_stays_on_its_line_and_is_no_markup(text: str) -> None:
+    shown = escape_markdown(printable(text))
+    assert len(shown.splitlines()) <= 1
+    assert "\x1b" not in shown
+    bare = shown.replace("\\\\", "")
+    for mark in "`*[]<>|":
+        assert bare.count(mark) == bare.count("\\" + mark)
+
+
+def test_names_keep_their_underscores() -> None:
+    assert escape_markdown("my_student_2 is _odd_") == r"my_student_2 is \_odd\_"
+    assert escape_markdown("# title") == r"\# title"
+    assert escape_markdown("1. item") == r"1\. item"
+
+
+def test_terminal_markup_in_notes_is_shown() -> None:
+    assert "[red]x[/red]" in terminal(report(notes=["[red]x[/red]\x1b[31m"]))
