@@ -47,7 +47,7 @@ def init(
     if task is None:
         print("\n".join(TASKS.names()))
         return
-    text = TASKS.get(task).starter
+    text = TASKS.get(task).starter()
     path = out or Path(f"{task}.yaml")
     try:
         with path.open("x", encoding="utf-8") as file:

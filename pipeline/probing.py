@@ -14,13 +14,10 @@ from typing import Any
 
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
-from schemas.base import Part
-from schemas.canonical import digest
 from schemas.errors import InternalError
 from schemas.models import ProbeInputs, ProbeVerdict
-from stages.artifacts import package_version
 from stages.context import Context
-from stages.tasks import task_code
+from stages.training.probe import probe_key
 
 UNKNOWN_CLASSES = ("first", "second")
 """Stand in while a domain is not packed: the factory is tried, the weights wait."""
@@ -33,7 +30,7 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
     verdicts: dict[str, ProbeVerdict] = {}
     new: dict[str, tuple[str, ProbeInputs]] = {}
     for where, inputs in wanted.items():
-        key = _key(inputs)
+        key = probe_key(inputs)
         data = context.workspace.read_or_none(f"probes/models/{key}.json")
         if data is not None:
             verdicts[where] = ProbeVerdict.parse_json(data, f"verdict on {where}")
@@ -43,7 +40,7 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
         distinct = dict(new.values())
         found = dict(zip(distinct, _run(loaded, list(distinct.values())), strict=True))
         for where, (key, _) in new.items():
-            verdict = ProbeVerdict(key=key, problem=found[key].problem, parameters=found[key].parameters)
+            verdict = found[key]
             if verdict.problem is None:  # a fault may lie in the environment: it is tried again
                 context.workspace.put_new(f"probes/models/{key}.json", verdict.to_json())
             verdicts[where] = verdict
@@ -70,6 +67,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
                 classes=known or UNKNOWN_CLASSES,
                 preprocessing=normal.teacher_preprocessing[name],
                 weights=teacher.weights if known else None,
+            storage=spec.storage,
             ),
         )
     for name, student in spec.students.items():
@@ -83,22 +81,10 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
                 classes=known or UNKNOWN_CLASSES,
                 preprocessing=normal.student_preprocessing[name],
                 weights=student.weights if known else None,
+            storage=spec.storage,
                 strict=False,
             ),
         )
-
-
-def _key(inputs: ProbeInputs) -> str:
-    weights = None
-    if inputs.weights is not None:
-        from stages.training.weights import weights_digest
-
-        weights = weights_digest(inputs.weights)
-    part: Part = inputs.model
-    asked = inputs.model_copy(update={"weights": None})
-    return digest(
-        {"inputs": asked.dump(), "weights": weights, "code": task_code(inputs.task, part), "package": package_version()}
-    )
 
 
 def _run(loaded: LoadedSpec, inputs: list[ProbeInputs]) -> list[ProbeVerdict]:

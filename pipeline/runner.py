@@ -26,6 +26,8 @@ from stages.context import Context
 
 POLL_S = 0.25
 DATA_STAGES = ("domains", "splits", "budgets")
+TRAINING_STAGES = ("teachers", "students")
+"""Stages that fill as many cores as they are given: those that run at the same time share them."""
 Listener = Callable[[Event], None]
 
 
@@ -116,9 +118,10 @@ class _Run:
         self.result = RunResult(outputs=plan.outputs)
         for name in todo:
             self.result.outputs.pop(name, None)
-        self.finished: queue.Queue[tuple[str, Any, bool, BaseException | None, float]] = queue.Queue()
-        self.running: set[str] = set()
+        self.finished: queue.Queue[tuple[str, dict[str, Any], list[str], BaseException | None, float]] = queue.Queue()
+        self.running: dict[str, list[str]] = {}
         self.checked = False
+        self.cores = 1
 
     def go(self) -> RunResult:
         self._prepare()
@@ -140,54 +143,68 @@ class _Run:
         self.context.tell("note", "starting Ray")
         cluster.start(self.context.resources, self.plan.loaded.folder)
         self.context = replace(self.context, bulletin=cluster.new_bulletin())
+        self.cores = cluster.cores()
 
     def _start_ready(self) -> None:
-        outputs = self.result.outputs
-        for name in [name for name in self.plan.graph.steps if name in self.todo]:
-            step = self.plan.graph.steps[name]
-            if name in self.running or name in outputs or name in self.result.failures:
-                continue
-            if self.context.local and self.running:
-                return
-            if not all(need in outputs for need in step.needs) or any(
-                item in self.todo and item not in outputs for item in step.after
-            ):
-                continue
-            if step.stage not in DATA_STAGES and not self._models_are_fit():
-                return
-            self.running.add(name)
-            threading.Thread(target=self._do, args=(step,), daemon=True, name=name).start()
+        ready = self._ready_groups()
+        if not ready or (self.context.local and self.running):
+            return
+        if any(steps[0].stage not in DATA_STAGES for steps in ready.values()):
+            self._check_models()
+        training = sum(name.split(".")[0] in TRAINING_STAGES for name in [*self.running, *ready])
+        context = replace(self.context, width=max(1, self.cores // max(1, training)))
+        for name, steps in list(ready.items())[: 1 if self.context.local else None]:
+            self.running[name] = [step.name for step in steps]
+            threading.Thread(target=self._do, args=(name, steps, context), daemon=True, name=name).start()
 
-    def _models_are_fit(self) -> bool:
+    def _ready_groups(self) -> dict[str, list[Step]]:
+        """Steps that can start, those of one group together; a group waits for all of it that can still come."""
+        busy = {name for names in self.running.values() for name in names}
+        lost = self.plan.graph.downstream(set(self.result.failures))
+        waiting: set[str] = set()
+        ready: dict[str, list[Step]] = {}
+        for step in self.plan.graph.steps.values():
+            if step.name not in self.todo or step.name in self.result.outputs or step.name in busy or step.name in lost:
+                continue
+            key = step.group or step.name
+            before = [*step.needs, *(item for item in step.after if item in self.todo and item not in lost)]
+            if all(item in self.result.outputs for item in before):
+                ready.setdefault(key, []).append(step)
+            else:
+                waiting.add(key)
+        return {key: steps for key, steps in ready.items() if key not in waiting}
+
+    def _check_models(self) -> None:
         """Once the classes are known, models are tried again with them, before anything is trained."""
-        if not self.checked:
-            self.checked = True
-            problems = try_models(self.plan.loaded, self.result.outputs, self.context)
-            if problems:
-                raise SpecError(*problems)
-        return True
+        if self.checked:
+            return
+        self.checked = True
+        problems = try_models(self.plan.loaded, self.result.outputs, self.context)
+        if problems:
+            raise SpecError(*problems)
 
-    def _do(self, step: Step) -> None:
+    def _do(self, name: str, steps: list[Step], context: Context) -> None:
         started = time.monotonic()
         try:
-            context = replace(self.context, step=step.name)
-            planned = look(step, self.result.outputs, context)
-            assert planned.inputs is not None, "all that it needs is there"
-            stage = get_stage(step.stage)
-            if step.name in self.forced:
-                stage.discard(context, planned.inputs)
-            outputs, made = (
-                (planned.outputs, False)
-                if planned.outputs is not None and step.name not in self.forced
-                else (None, True)
-            )
-            if made:
+            context = replace(context, step=name)
+            planned = [look(step, self.result.outputs, context) for step in steps]
+            stage = get_stage(steps[0].stage)
+            asked = {step.name: plan.inputs for step, plan in zip(steps, planned, strict=True)}
+            outputs = {step.name: plan.outputs for step, plan in zip(steps, planned, strict=True)}
+            for forced in self.forced & set(outputs):
+                stage.discard(context, asked[forced])
+                outputs[forced] = None
+            missing = [step for step, found in outputs.items() if found is None]
+            if missing:
                 context.tell("started")
-                outputs = stage.run(context, planned.inputs)
-            write_record(context.workspace, record_of(step, planned.inputs, planned.fingerprints))
-            self.finished.put((step.name, outputs, made, None, time.monotonic() - started))
+                made = stage.run_together(context, [asked[step] for step in missing])
+                outputs |= dict(zip(missing, made, strict=True))
+            for step, plan in zip(steps, planned, strict=True):
+                assert plan.inputs is not None, "all that it needs is there"
+                write_record(context.workspace, record_of(step, plan.inputs, plan.fingerprints))
+            self.finished.put((name, outputs, missing, None, time.monotonic() - started))
         except BaseException as error:  # noqa: BLE001 (handed to the main thread, which judges it)
-            self.finished.put((step.name, None, True, error, time.monotonic() - started))
+            self.finished.put((name, {}, [], error, time.monotonic() - started))
 
     def _collect(self) -> None:
         try:
@@ -196,15 +213,15 @@ class _Run:
             self._drain()
             return
         self._drain()
-        self.running.discard(name)
+        steps = self.running.pop(name)
         context = replace(self.context, step=name)
         if error is not None:
-            self.result.failures[name] = told(error, name)
-            context.tell("failed", message=str(self.result.failures[name]), seconds=seconds)
+            failure = told(error, name)
+            self.result.failures |= dict.fromkeys(steps, failure)
+            context.tell("failed", message=str(failure), seconds=seconds)
             return
-        self.result.outputs[name] = outputs
-        if made:
-            self.result.made.append(name)
+        self.result.outputs |= outputs
+        self.result.made += made
         context.tell("done" if made else "skipped", seconds=seconds)
 
     def _drain(self) -> None:

@@ -42,8 +42,6 @@ class ProbeInputs(Document):
     """Classes that it should speak of."""
     preprocessing: dict[str, Any] = {}
     """How it wants its input."""
-    sample: dict[str, dict[str, Any]] | None = None
-    """The task's columns as packed, to make a batch of the right form; none: the task's own form."""
     weights: str | None = None
     """Given weights that should load; a circumstance, since their bytes count."""
     storage: Storage = Storage()

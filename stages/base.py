@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from schemas.base import Contract, Document
@@ -80,6 +81,10 @@ class Stage(ABC, Generic[InputsT, OutputsT]):
     @abstractmethod
     def run(self, context: Context, inputs: InputsT) -> OutputsT:
         """Do the work, or adopt what exists. Raises UserError for what the user can mend."""
+
+    def run_together(self, context: Context, inputs: Sequence[InputsT]) -> list[OutputsT]:
+        """Several askings of one group, in one go where the stage can share work between them."""
+        return [self.run(context, asked) for asked in inputs]
 
     @abstractmethod
     def example(self) -> InputsT:

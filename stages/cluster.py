@@ -84,6 +84,13 @@ def new_bulletin() -> Any:
     return ray.remote(num_cpus=0)(Bulletin).remote()
 
 
+def cores() -> int:
+    """CPU cores of the cluster."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
 def stop() -> None:
     """Leave the cluster; a cluster that was started here ends with all its workers."""
     if "ray" in sys.modules:

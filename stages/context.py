@@ -33,6 +33,8 @@ class Context:
     step: str = "stage"
     """Name of the running step, for events."""
     sink: EventSink = _nobody
+    width: int | None = None
+    """CPU cores that the step may fill, where others start beside it; none: all that are free."""
     bulletin: Any = None
     """Ray actor that workers tell their progress (`stages.progress`); none in local mode."""
 

@@ -11,9 +11,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_COLOR", "1")
 
+from hypothesis import settings
+
 from schemas.spec import Resources
 from stages.context import Context
 from stages.places import Place
+
+# The first example pays for imports, and the machine may be busy: no test is about a time limit per example.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

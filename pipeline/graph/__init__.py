@@ -12,7 +12,7 @@ from pipeline.graph.data import add_domain
 from pipeline.graph.judging import add_costs, add_report, add_student_evaluation, add_teacher_evaluations
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs, Step
-from pipeline.graph.students import add_cohort
+from pipeline.graph.students import add_student
 from pipeline.graph.teachers import add_labels, add_teacher
 from pipeline.parts import normal_parts
 from schemas.artifacts import WeightsRef
@@ -36,15 +36,13 @@ def build_graph(spec: Spec, source_digests: Mapping[str, str], weights: Mapping[
         add_teacher(graph, project, name, after=data)
     for name in spec.labels:
         add_labels(graph, project, name)
-    cohorts: dict[str, str] = {}
-    for step, members in project.cohorts().items():
-        add_cohort(graph, project, step, members, after=data)
-        cohorts |= dict.fromkeys(members, step)
+    for name in spec.students:
+        add_student(graph, project, name, after=data)
     for name in spec.teachers:
         add_teacher_evaluations(graph, project, name)
     for name in spec.students:
-        add_student_evaluation(graph, project, name, cohorts[name])
-    add_costs(graph, project, cohorts)
+        add_student_evaluation(graph, project, name)
+    add_costs(graph, project)
     add_report(graph, project)
     graph.notes += _notes(project)
     return graph

@@ -35,18 +35,19 @@ def _add_teacher(graph: Graph, project: Project, name: str, domain: str) -> None
     graph.add(f"evaluation.{name}.{domain}", (step, *project.data(domain, seed)), inputs)
 
 
-def add_student_evaluation(graph: Graph, project: Project, name: str, cohort: str) -> None:
+def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
     """`evaluation.NAME`: a student with its teacher beside it and its baselines against it."""
     student = project.spec.students[name]
     target = project.target(student)
     labels = f"labels.{student.labels}" if student.labels is not None else None
-    source = f"{cohort}.source" if f"{cohort}.source" in graph.steps else None
+    trained = f"students.{name}"
+    source = f"{trained}.source" if f"{trained}.source" in graph.steps else None
     seeds = student.seed_list if project.has_budget(target) else (0,)
-    needs = [cohort, *project.data(target, *seeds), *(step for step in (source, labels) if step)]
+    needs = [trained, *project.data(target, *seeds), *(step for step in (source, labels) if step)]
 
     def inputs(done: Outputs) -> EvaluationInputs:
-        steps = [step for step in (source, cohort) if step]
-        results = {(out.name, out.arm, out.seed): out for step in steps for out in done[step].students}
+        steps = [step for step in (source, trained) if step]
+        results = {(out.arm, out.seed): out for step in steps for out in done[step].students}
         reference = done[labels].labels if labels else None
         candidates: list[Candidate] = []
         if reference is not None:
@@ -59,7 +60,7 @@ def add_student_evaluation(graph: Graph, project: Project, name: str, cohort: st
             if (arm.startswith("source") and source is None) or (arm == "no-teacher" and labels is None):
                 continue
             for seed in student.seed_list:
-                found = results.get((name, arm, seed))
+                found = results.get((arm, seed))
                 candidates.append(
                     Candidate(
                         arm=arm,
@@ -91,7 +92,7 @@ def _evaluation(
     )
 
 
-def add_costs(graph: Graph, project: Project, cohorts: dict[str, str]) -> None:
+def add_costs(graph: Graph, project: Project) -> None:
     """`costs`: the teachers that labelled, and one seed of each student, by what they are built like."""
     spec = project.spec
     if not spec.evaluation.cost or not spec.students:
@@ -99,7 +100,7 @@ def add_costs(graph: Graph, project: Project, cohorts: dict[str, str]) -> None:
     samples = f"domains.{project.target(next(iter(spec.students.values())))}"
     said = dict.fromkeys(student.labels for student in spec.students.values() if student.labels)
     teachers = list(dict.fromkeys(spec.labels[name].teacher for name in said))
-    needs = [samples, *(f"teachers.{name}" for name in teachers), *cohorts.values()]
+    needs = [samples, *(f"teachers.{name}" for name in teachers), *(f"students.{name}" for name in spec.students)]
 
     def inputs(done: Outputs) -> CostInputs:
         from stages.evaluation.costs import host_description
@@ -112,10 +113,10 @@ def add_costs(graph: Graph, project: Project, cohorts: dict[str, str]) -> None:
             )
             candidates.append(CostCandidate(name=name, model=made.model, architecture=shape))
         for name, student in spec.students.items():
-            results = [out for out in done[cohorts[name]].students if out.name == name and out.arm == "distilled"]
-            model = next((out.model for out in results if out.model), None)
+            results = done[f"students.{name}"].students
+            model = next((out.model for out in results if out.arm == "distilled" and out.model), None)
             if model is not None:
-                classes = classes_for(project, done, [name])
+                classes = classes_for(project, done, name)
                 shape = _architecture(project, student.model, classes, project.normal.student_preprocessing[name])
                 candidates.append(CostCandidate(name=name, model=model, architecture=shape))
         return CostInputs(candidates=tuple(candidates), samples=done[samples].samples, host=host_description())

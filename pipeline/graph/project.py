@@ -122,13 +122,12 @@ class Project:
             "preprocessing": self.normal.student_preprocessing[name],
         }
 
-    def cohorts(self) -> dict[str, list[str]]:
-        """Students that share an input side, by the step that trains them."""
-        by_input: dict[str, list[str]] = {}
-        for name, student in self.spec.students.items():
-            key = repr((self.target(student), self.source(student), self.stream_settings(name)))
-            by_input.setdefault(key, []).append(name)
-        return {
-            f"students.{members[0]}" + (f"+{len(members) - 1}" if len(members) > 1 else ""): members
-            for members in by_input.values()
-        }
+    def cohort(self, name: str) -> str:
+        """What the students that train from one stream have in common, by the first of them and their number."""
+
+        def side(student: str) -> str:
+            spec = self.spec.students[student]
+            return repr((self.target(spec), self.source(spec), self.stream_settings(student)))
+
+        members = [other for other in self.spec.students if side(other) == side(name)]
+        return f"students.{members[0]}" + (f"+{len(members) - 1}" if len(members) > 1 else "")

@@ -25,6 +25,8 @@ class Step:
     """Its inputs, once all that it needs exists. Raises SpecError where parts do not fit."""
     after: tuple[str, ...] = ()
     """Steps that must be done before it starts, though it does not read them."""
+    group: str | None = None
+    """Steps of one group are done together where they can (`Stage.run_together`): a cohort of students."""
 
 
 @dataclass
@@ -41,9 +43,10 @@ class Graph:
         needs: tuple[str, ...] | list[str],
         inputs: Callable[[Outputs], Document],
         after: tuple[str, ...] = (),
+        group: str | None = None,
     ) -> str:
         """Add a step of the stage that its name begins with, and return its name."""
-        self.steps[name] = Step(name, name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after)
+        self.steps[name] = Step(name, name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after, group)
         return name
 
     def downstream(self, names: set[str]) -> set[str]:

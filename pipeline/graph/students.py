@@ -1,8 +1,7 @@
-"""Steps that train students: one per cohort on the target, and one on the source for the baselines' starts."""
+"""Steps that train students: on the target, and on the source for the baselines that start from there."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,71 +9,66 @@ from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from schemas.base import Part
 from schemas.errors import SpecError
-from schemas.spec import Training
 from schemas.students import Arm, CohortInputs, Stream, StudentInputs
-
-DEFAULT_EPOCHS = 10
-"""Passes over the shared rows where a spec gives neither epochs nor steps."""
+from stages.training.optim import total_steps
 
 
-def add_cohort(graph: Graph, project: Project, step: str, members: list[str], after: tuple[str, ...]) -> None:
-    """`students.…` on the target and, where a baseline starts from it, `students.….source` before it."""
-    first = project.spec.students[members[0]]
-    source = project.source(first)
-    if source is not None and any(arm.startswith("source") for name in members for arm in project.arms(name)):
-        _add(graph, project, f"{step}.source", source, members, ("source-only",), after)
-    _add(graph, project, step, project.target(first), members, ("distilled", "no-teacher", "source-finetuned"), after)
+def add_student(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:
+    """`students.NAME` on the target and, where a baseline starts from it, `students.NAME.source` before it."""
+    student = project.spec.students[name]
+    source = project.source(student)
+    if source is not None and any(arm.startswith("source") for arm in project.arms(name)):
+        _add(graph, project, f"students.{name}.source", source, name, ("source-only",), after)
+    _add(
+        graph,
+        project,
+        f"students.{name}",
+        project.target(student),
+        name,
+        ("distilled", "no-teacher", "source-finetuned"),
+        after,
+    )
 
 
 def _add(
-    graph: Graph,
-    project: Project,
-    step: str,
-    domain: str,
-    members: list[str],
-    arms: tuple[Arm, ...],
-    after: tuple[str, ...],
+    graph: Graph, project: Project, step: str, domain: str, name: str, arms: tuple[Arm, ...], after: tuple[str, ...]
 ) -> None:
-    students = project.spec.students
-    target = project.target(students[members[0]])
-    seeds = {seed for name in members for seed in students[name].seed_list} if project.has_budget(domain) else {0}
-    needs = [*project.data(domain, *sorted(seeds)), *project.data(target)]
-    if "distilled" in arms:
-        needs += [f"labels.{students[name].labels}" for name in members if students[name].labels]
+    student = project.spec.students[name]
+    target = project.target(student)
+    needs = [*project.data(domain, *(student.seed_list if project.has_budget(domain) else (0,))), *project.data(target)]
+    if "distilled" in arms and student.labels:
+        needs.append(f"labels.{student.labels}")
     source = f"{step}.source"
-    if "source-finetuned" in arms and any("source-finetuned" in project.arms(name) for name in members):
+    if "source-finetuned" in arms and "source-finetuned" in project.arms(name):
         needs.append(source)
 
     def inputs(done: Outputs) -> CohortInputs:
-        started = done[source].students if source in needs else ()
-        starts = {(out.name, out.seed): out.model for out in started}
+        starts = {out.seed: out.model for out in (done[source].students if source in needs else ())}
         samples, split = project.data(domain)
         return CohortInputs(
             task=project.task,
-            classes=classes_for(project, done, members),
-            stream=Stream(
-                samples=done[samples].samples, split=done[split].split, **project.stream_settings(members[0])
-            ),
+            classes=classes_for(project, done, name),
+            stream=Stream(samples=done[samples].samples, split=done[split].split, **project.stream_settings(name)),
             students=tuple(
                 _student(project, done, name, arm, seed, domain, starts)
-                for name in members
                 for arm in arms
                 if arm in project.trained_arms(name)
-                for seed in students[name].seed_list
-                if arm != "source-finetuned" or starts[name, seed] is not None
+                for seed in student.seed_list
+                if arm != "source-finetuned" or starts[seed] is not None
             ),
         )
 
-    graph.add(step, needs, inputs, after=after)
+    group = project.cohort(name) + (".source" if arms == ("source-only",) else "")
+    graph.add(step, needs, inputs, after=after, group=group)
 
 
 def _student(
-    project: Project, done: Outputs, name: str, arm: Arm, seed: int, domain: str, starts: Mapping[Any, Any]
+    project: Project, done: Outputs, name: str, arm: Arm, seed: int, domain: str, starts: Mapping[int, Any]
 ) -> StudentInputs:
     student = project.spec.students[name]
     training = project.normal.student_training[name]
     distilled = arm == "distilled"
-    start = starts[name, seed] if arm == "source-finetuned" else None
+    start = starts[seed] if arm == "source-finetuned" else None
     if start is None and student.weights:
         start = project.weights[student.weights]
     return StudentInputs(
@@ -83,7 +77,7 @@ def _student(
         model=student.model,
         method=project.normal.method[name] if distilled else Part(name="none"),
         training=training,
-        steps=steps_of(training, done[f"splits.{project.target(student)}"].train),
+        steps=total_steps(training, done[f"splits.{project.target(student)}"].train),
         seed=seed,
         labels=done[f"labels.{student.labels}"].labels if distilled and student.labels else None,
         budget=done[project.budget(domain, seed)].budget,
@@ -91,25 +85,17 @@ def _student(
     )
 
 
-def steps_of(training: Training, rows: int) -> int:
-    """Optimiser steps of a training over `rows` rows: as given, or epochs of whole batches."""
-    if training.steps is not None:
-        return training.steps
-    return max(1, (training.epochs or DEFAULT_EPOCHS) * math.ceil(rows / training.batch_size))
-
-
-def classes_for(project: Project, done: Outputs, members: list[str]) -> tuple[str, ...]:
-    """Classes that students speak of: their target's, else those that their teacher declares.
+def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
+    """Classes that a student speaks of: its target's, else those that its teacher declares or was trained on.
 
     Raises SpecError if nothing says which.
     """
-    for name in members:
-        student = project.spec.students[name]
-        classes: tuple[str, ...] | None = done[f"domains.{project.target(student)}"].classes
-        if classes is None and student.labels is not None:
-            root = project.root(project.spec.labels[student.labels].teacher)
-            source = project.source(student)
-            classes = project.spec.teachers[root].classes or (done[f"domains.{source}"].classes if source else None)
-        if classes is not None:
-            return classes
-    raise SpecError(f"students.{members[0]}: nothing says which classes there are: give `classes` to its domain")
+    student = project.spec.students[name]
+    classes: tuple[str, ...] | None = done[f"domains.{project.target(student)}"].classes
+    if classes is None and student.labels is not None:
+        root = project.spec.teachers[project.root(project.spec.labels[student.labels].teacher)]
+        source = project.source(student)
+        classes = root.classes or (done[f"domains.{source}"].classes if source else None)
+    if classes is None:
+        raise SpecError(f"students.{name}: nothing says which classes there are: give `classes` to its domain")
+    return classes

@@ -31,8 +31,8 @@ class EvaluationStage(Stage[EvaluationInputs, EvaluationOutputs]):
     def run(self, context: Context, inputs: EvaluationInputs) -> EvaluationOutputs:
         """Predict with every candidate, judge, compare.
 
-        Raises SpecError for an unknown metric, DataError where there is nothing to judge by or a model does not
-        know the domain's classes.
+        Raises SpecError for an unknown metric, DataError where a model does not know the domain's classes. Without
+        truth and reference the table has no figures.
         """
         task = get_task(inputs.task)
         metrics = chosen_metrics(task, inputs.settings.metrics)
@@ -82,10 +82,6 @@ def chosen_metrics(task: Task, asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_candidates(inputs: EvaluationInputs) -> None:
-    if inputs.truth is None and inputs.reference is None:
-        raise DataError(
-            f"{inputs.subject} on {inputs.domain}: there is nothing to judge by. Give `truth`, or `reference` labels"
-        )
     pairs = [(candidate.arm, candidate.seed) for candidate in inputs.candidates]
     for arm, seed in pairs:
         if pairs.count((arm, seed)) > 1:

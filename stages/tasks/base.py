@@ -9,9 +9,11 @@ Shapes: B rows, C classes, K channels, S side of the picture.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.base import Contract, Part
@@ -89,6 +91,12 @@ class Task(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def starter(cls) -> str:
+        """A commented spec that runs as it is: the YAML file beside the task's own."""
+        path = Path(inspect.getfile(cls)).with_suffix(".yaml")
+        return path.read_text("utf-8")
 
     # --- samples ---------------------------------------------------------------------------------------------
 

@@ -87,8 +87,8 @@ def causes(error: BaseException) -> list[BaseException]:
         failures = getattr(item, "worker_failures", None)
         if isinstance(failures, dict):
             todo += [failure for failure in failures.values() if isinstance(failure, BaseException)]
-        todo += [getattr(item, "cause", None), item.__cause__]
-        todo = [entry for entry in todo if entry is None or isinstance(entry, BaseException)]
+        cause = getattr(item, "cause", None)
+        todo += [cause if isinstance(cause, BaseException) else None, item.__cause__]
     return found
 
 

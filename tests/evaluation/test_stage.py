@@ -143,9 +143,13 @@ def test_truth_unknown(local_context: Context, world: World) -> None:
         assert all(np.array_equal(array, known[name][key]) for key, array in arrays.items()), "no truth in predictions"
 
 
+def test_without_truth_and_reference_nothing_is_claimed(local_context: Context, world: World) -> None:
+    table = EVALUATION.run(local_context, asked(local_context, world, truth=None, reference=None)).table
+    assert all(arm.mean == {} for arm in table.arms)
+    assert all(seed.final == {} and seed.agreement is None for arm in table.arms for seed in arm.seeds)
+
+
 def test_what_cannot_be_judged_is_refused_before_any_work(local_context: Context, world: World) -> None:
-    with pytest.raises(DataError, match="nothing to judge by"):
-        EVALUATION.run(local_context, asked(local_context, world, truth=None, reference=None))
     with pytest.raises(SpecError, match="did you mean 'macro_f1'"):
         EVALUATION.run(local_context, asked(local_context, world, settings=Evaluation(metrics=("macro_f",))))
     twice = candidates(local_context, world)[1:2] * 2

@@ -70,13 +70,13 @@ def test_a_second_run_does_nothing(world: Path) -> None:
 
 
 ALL_EVALUATIONS = {"evaluation.small", "evaluation.sharp", "report"}
-STUDENTS = {"students.small+1", *ALL_EVALUATIONS}
+STUDENTS = {"students.small", "students.sharp", *ALL_EVALUATIONS}
 
 
 @pytest.mark.parametrize(
     ("override", "redone"),
     [
-        ("students.sharp.method.temperature=3.0", {"students.small+1", "evaluation.sharp", "report"}),
+        ("students.sharp.method.temperature=3.0", {"students.sharp", "evaluation.sharp", "report"}),
         ("evaluation.bootstrap=300", {"evaluation.big.source", "evaluation.big.target", *ALL_EVALUATIONS}),
         (
             "domains.target.label_budget={train: 8, validation: 6}",
@@ -95,10 +95,10 @@ def test_a_change_redoes_only_what_it_must(world: Path, override: str, redone: s
 
 def test_a_change_of_one_temperature_trains_one_student(world: Path, tmp_path: Path) -> None:
     changed = plan(world, overrides=["students.sharp.method.temperature=3.0"])
-    old = plan(world).steps["students.small+1"].fingerprints
-    new = changed.steps["students.small+1"].fingerprints
+    old = plan(world).steps["students.sharp"].fingerprints
+    new = changed.steps["students.sharp"].fingerprints
     assert {part for part in new if new[part] != old.get(part)} == {"sharp/distilled/0", "sharp/distilled/1"}
-    assert "temperature: 1.0 -> 3.0" in changed.steps["students.small+1"].why
+    assert "temperature: 1.0 -> 3.0" in changed.steps["students.sharp"].why
 
 
 def test_a_changed_split_relabels_only_for_an_adapted_teacher(world: Path) -> None:
@@ -129,7 +129,7 @@ def test_only_from_and_force(world: Path) -> None:
 def test_forced_work_gives_the_same_bytes(world: Path) -> None:
     before = digests(run(world))
     result = run(world, selection=Selection(force=("teachers", "labels", "students")))
-    assert {"teachers.big", "teachers.fit", "labels.said", "students.small+1"} <= set(result.made)
+    assert {"teachers.big", "teachers.fit", "labels.said", "students.sharp"} <= set(result.made)
     assert digests(result) == before
 
 
@@ -214,7 +214,7 @@ def test_changed_labels_reach_nobody_who_may_not_see_them(world: Path, tmp_path:
 def test_budget_zero(world: Path) -> None:
     budget = "domains.target.label_budget=0"
     result = run(world, overrides=[budget, "students.small.seeds=1"], selection=Selection(only=(
-        "domains", "splits", "budgets", "students.small+1", "students.small+1.source", "evaluation.small")))  # fmt: skip
+        "domains", "splits", "budgets", "students.small", "students.small.source", "evaluation.small")))  # fmt: skip
     assert not result.failures
     arms = {arm.arm: arm for arm in result.outputs["evaluation.small"].table.arms}
     assert "impossible" in str(arms["no-teacher"].note)

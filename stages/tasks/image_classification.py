@@ -1,0 +1,175 @@
+"""Image classification: one picture, one of C classes.
+
+Pictures are packed as they came (files) or as uint8 arrays, and become float32 batches in [0, 1]; normalisation is the
+model's first step. Metrics are re-weighted rows, so a bootstrap of thousands of draws is a few matrix products.
+
+Shapes: B rows, C classes, K channels, S side of the picture, W re-weightings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from schemas.base import Contract, Fraction, Part
+from stages.tasks.base import BadRow, Packed, Sample, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+class ImageConfig(Contract):
+    """Settings of the task."""
+
+    image_size: PositiveInt
+    """Side of the square picture that models see, in pixels, where they do not ask for their own."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for colour; files are turned into it."""
+    scale: Literal["range", "max"] = "range"
+    """`range` divides by 255; `max` divides each picture by its own largest value, which makes strokes alike."""
+
+
+class ImagePrepare(Contract):
+    """Settings of a domain's ingest."""
+
+    center_crop: PositiveInt | None = None
+    """Side of the square that is cut from the centre of each picture, in pixels; left out: the whole picture."""
+
+
+class ImagePreprocessing(Contract):
+    """How a model wants its pictures."""
+
+    size: PositiveInt | None = None
+    """Side of the model's input in pixels; left out: the task's `image_size`."""
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    """How a picture is resized; the smooth ones are antialiased."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the shorter side that the centre crop keeps (torchvision's usual is 0.875); left out: no crop, and
+    the picture is squeezed to a square."""
+    mean: tuple[float, ...] = ()
+    """Mean to subtract from each channel, in values from 0 to 1, in the model's channel order; empty: 0."""
+    std: tuple[PositiveFloat, ...] = ()
+    """Deviation to divide each channel by; empty: 1."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels that the model takes."""
+
+
+class ImageAugmentation(Contract):
+    """Random changes of a training picture, drawn evenly and anew for each sample and step."""
+
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest angle, in degrees to either side."""
+    translate: Fraction = 0.0
+    """Largest shift along each axis, as a share of the side."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Smallest and largest factor of size."""
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    """Largest shear, in degrees to either side."""
+    flip: bool = False
+    """Whether half of the pictures are mirrored left to right."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImageAugmentation:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"`scale` goes from small to large, not from {self.scale[0]:g} to {self.scale[1]:g}")
+        return self
+
+
+class ImageClassification(Task):
+    """Pictures and their classes."""
+
+    Config = ImageConfig
+    Prepare = ImagePrepare
+    Preprocessing = ImagePreprocessing
+    Augmentation = ImageAugmentation
+    roles = ("image",)
+    metrics = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "nll")
+    errors = frozenset({"calibration_error", "nll"})
+    unbounded = frozenset({"nll"})
+    models = ("mobile-tiny", "resnet-tiny", "resnet-small")
+
+    def pack(self, row: Mapping[str, Any], prepare: ImagePrepare) -> Sample:
+        """A source row as a sample: files stay as they are, arrays and cropped pictures are stored raw."""
+        from stages.tasks._images import pack_picture
+
+        return pack_picture(row.get("image"), self.config.channels, prepare.center_crop)
+
+    def pack_truth(self, value: Any, classes: Sequence[str]) -> int:
+        """A source label as the number of its class."""
+        name = self.class_name(value)
+        try:
+            return classes.index(name)
+        except ValueError:
+            raise BadRow(f"the label '{name}' is none of the {len(classes)} classes") from None
+
+    def class_name(self, value: Any) -> str:
+        """Text as it is, a whole number as its digits."""
+        if isinstance(value, str) and value:
+            return value
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None or isinstance(value, bytes) or number != value:
+            raise BadRow(f"the label {value!r} is neither text nor a whole number")
+        return str(number)
+
+    def batch(self, packed: Packed, preprocessing: ImagePreprocessing) -> torch.Tensor:
+        """Packed pictures as float32 (B, K, S, S) in [0, 1]."""
+        from stages.tasks._image_batches import picture_batch
+
+        return picture_batch(
+            packed["image"],
+            channels=self.config.channels,
+            size=self._size(preprocessing),
+            interpolation=preprocessing.interpolation,
+            crop=preprocessing.crop,
+            own_maximum=self.config.scale == "max",
+            bgr=preprocessing.channel_order == "bgr",
+        )
+
+    def augment(self, batch: torch.Tensor, augmentation: ImageAugmentation, rng: np.random.Generator) -> torch.Tensor:
+        """The batch under one affine map per row; the batch itself where nothing is set."""
+        from stages.tasks._image_batches import affine
+
+        return batch if augmentation == ImageAugmentation() else affine(batch, augmentation, rng)
+
+    def fake_batch(self, rows: int, preprocessing: ImagePreprocessing) -> torch.Tensor:
+        """Grey ramps, (rows, K, S, S)."""
+        import torch
+
+        side = self._size(preprocessing)
+        return torch.linspace(0, 1, side).expand(rows, self.config.channels, side, side).contiguous()
+
+    def build(self, model: Part, outputs: int, preprocessing: ImagePreprocessing) -> torch.nn.Module:
+        """A network behind its normalisation: (B, K, S, S) to raw logits (B, outputs)."""
+        from stages.tasks._networks import image_network, with_normalisation
+
+        channels = self.config.channels
+        network = image_network(model, channels, outputs)
+        return with_normalisation(network, channels, preprocessing.mean, preprocessing.std)
+
+    def score(self, logits: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
+        """Metrics of logits (B, C) against class numbers (B,); without rows, nothing."""
+        import numpy as np
+
+        if not len(truth):
+            return {}
+        once = np.ones((1, len(truth)))
+        return {metric: float(self.score_rows(logits, truth, metric, once)[0]) for metric in metrics}
+
+    def score_rows(self, logits: np.ndarray, truth: np.ndarray, metric: str, weights: np.ndarray) -> np.ndarray:
+        """A metric under each of W re-weightings of the rows: (W, B) to (W,)."""
+        from stages.tasks._metrics import weighted_metric
+
+        return weighted_metric(logits, truth, metric, weights)
+
+    def _size(self, preprocessing: ImagePreprocessing) -> int:
+        size: int = preprocessing.size or self.config.image_size
+        return size
+
+
+TASK = ImageClassification

@@ -1,0 +1,74 @@
+"""The labelled rows of one domain or of several as one: positions count on from domain to domain.
+
+Shapes: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas.errors import DataError, ModelError
+from schemas.spec import Storage
+from schemas.teachers import LabelledDomain
+from stages.domains.reader import Samples, read_budget
+from stages.places import Place
+from stages.tasks.base import Task
+
+
+class LabelledRows:
+    """Samples with the truth that may be seen, and nothing of what may not."""
+
+    def __init__(self, domains: Sequence[LabelledDomain], classes: tuple[str, ...], storage: Storage) -> None:
+        """Open the domains. Raises DataError without a row to train on, ModelError for other classes."""
+        opened = [Samples.open(Place(domain.samples.uri, storage), domain.samples) for domain in domains]
+        for samples in opened:
+            known = samples.manifest.classes
+            if known is not None and known != classes:
+                raise ModelError(
+                    f"the model speaks of {len(classes)} classes ({', '.join(classes[:5])}, …), the domain of "
+                    f"{len(known)} ({', '.join(known[:5])}, …): give both the same `classes` in one order"
+                )
+        budgets = [read_budget(Place(domain.budget.uri, storage), domain.budget) for domain in domains]
+        self._samples = opened
+        self._starts = np.cumsum([0, *(samples.rows for samples in opened)], dtype=np.int64)
+        starts = self._starts[:-1]
+        self.train = _joined([b.train_positions + start for b, start in zip(budgets, starts, strict=True)])
+        self.validation = _joined([b.validation_positions + start for b, start in zip(budgets, starts, strict=True)])
+        self._train_truth = np.concatenate([budget.train_truth for budget in budgets])
+        self.validation_truth = np.concatenate([budget.validation_truth for budget in budgets])
+        if not len(self.train):
+            raise DataError("a teacher needs true labels to train on: raise `label_budget.train` of its domains")
+        parts = [samples.offsets[:-1] + start for samples, start in zip(opened, starts, strict=True)]
+        self.offsets = _joined([*parts, self._starts[-1:]])
+        """First row of each shard of all domains, and the number of rows."""
+        sizes = sum(shard.samples.size for samples in opened for shard in samples.shards)
+        self.bytes_per_row = sizes / max(1, int(self._starts[-1]))
+
+    def truth(self, positions: NDArray[np.int64]) -> torch.Tensor:
+        """Class numbers (B,) of train rows."""
+        return torch.from_numpy(self._train_truth[np.searchsorted(self.train, positions)].astype(np.int64))
+
+    def batch(self, task: Task, preprocessing: Any, positions: NDArray[np.int64]) -> torch.Tensor:
+        """The inputs of B rows, in their order."""
+        domain_B = np.searchsorted(self._starts, positions, side="right") - 1
+        batch: torch.Tensor | None = None
+        for domain in np.unique(domain_B):
+            rows = np.flatnonzero(domain_B == domain)
+            packed = self._samples[domain].gather(positions[rows] - self._starts[domain])
+            part = task.batch(packed, preprocessing)
+            if len(rows) == len(positions):
+                return part
+            batch = part.new_empty((len(positions), *part.shape[1:])) if batch is None else batch
+            batch[torch.from_numpy(rows)] = part
+        if batch is None:
+            raise DataError("a batch has at least one row")
+        return batch
+
+
+def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate(parts).astype(np.int64)

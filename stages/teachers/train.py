@@ -1,0 +1,225 @@
+"""Training of a teacher on labelled domains, data-parallel over the ranks of a worker group.
+
+Every rank reads its share of each global batch; the loss is the mean over the global batch, so gradients (averaged
+by DistributedDataParallel) do not depend on the number of ranks. Two things do, within the noise of training: the
+draws of the augmentation, and batch-norm statistics on CPUs (on GPUs they are synchronised).
+On one CPU thread and one rank the result is a function of the inputs to the bit, killed and resumed or not.
+
+Shapes: B rows of the global batch, L rows of this rank's share, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from schemas.errors import ModelError, TrainingFailed
+from schemas.teachers import EpochQuality, TrainTeacher
+from stages.registry import validate_settings
+from stages.tasks import get_task
+from stages.teachers.rows import LabelledRows
+from stages.teachers.work import WINDOW_BYTES, Finished, Work, finished_of, leave
+from stages.training import checkpoints, models, optim
+from stages.training.launch import device, rank, world_size
+from stages.training.stream import RowStream, rng
+from stages.training.weights import load_given
+
+VALIDATION_BATCH = 256
+
+
+def loop(config: dict[str, Any]) -> None:
+    """Train the teacher of `config["work"]` and leave it beside its checkpoints. Runs on every rank.
+
+    Raises TrainingFailed if loss or weights are not finite, ModelError or DataError for what does not fit.
+    """
+    work: Work = config["work"]
+    torch.set_num_threads(work.threads)
+    with torch.random.fork_rng(devices=[]):
+        training = TeacherTraining(work)
+        training.run()
+
+
+class TeacherTraining:
+    """One rank's part in the training of a teacher."""
+
+    def __init__(self, work: Work) -> None:
+        self.way = cast(TrainTeacher, work.inputs.way)
+        self.settings, self.work, self.card = self.way.training, work, work.card()
+        self.task = get_task(work.inputs.task)
+        self.preprocessing = models.preprocessing_of(self.task, work.inputs.preprocessing)
+        self.augmentation = validate_settings(self.task.Augmentation, self.settings.augmentation, "augmentation")
+        self.rows = LabelledRows(self.way.domains, work.own_classes, work.storage)
+        self.stream = RowStream(
+            self.rows.train,
+            self.rows.offsets,
+            self.rows.bytes_per_row,
+            self.settings.batch_size,
+            WINDOW_BYTES,
+            self.way.seed,
+        )
+        self.steps = optim.total_steps(self.settings, len(self.rows.train))
+        self.epochs = math.ceil(self.steps / self.stream.steps_per_epoch)
+        self.device: torch.device = device()
+        self.rank, self.ranks = rank(), world_size()
+        self.network = self._build()
+        self.optimizer = optim.make_optimizer(self.settings, self.network)
+        self.epoch = 0
+        """Epochs done."""
+        self.history: list[EpochQuality] = []
+        self.kept_epoch, self.kept_figure = 0, -math.inf
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def run(self) -> None:
+        """Train from the newest checkpoint to the end. Does nothing if the teacher is finished."""
+        saved = checkpoints.latest(self.work.checkpoints, self.work.reporter.warn)
+        if finished_of(saved) is not None:
+            return
+        if saved is not None:
+            self._resume(*saved)
+        parallel = self._parallel()
+        while self.epoch < self.epochs:
+            loss = self._train_epoch(parallel)
+            self.epoch += 1
+            if self.rank == 0:
+                self._end_epoch(loss)
+        if self.rank == 0:
+            leave(
+                self.work,
+                self.epoch + 1,
+                Finished(self.card, self.kept, tuple(self.history), self.kept_epoch),
+            )
+
+    def _build(self) -> torch.nn.Module:
+        outputs = len(self.work.own_classes)
+        network = models.build(self.task, self.work.model, outputs, self.preprocessing, self.way.seed)
+        if not any(weight.requires_grad for weight in network.parameters()):
+            raise ModelError(f"model '{self.work.model.name}' has no weights to train: use it as a given teacher")
+        if self.way.weights is not None:
+            load_given(self.way.weights, network, strict=False, storage=self.work.storage)
+        if self.ranks > 1 and self.device.type == "cuda":
+            from timm.layers.norm_act import (
+                convert_sync_batchnorm,
+            )  # torch's own drops the activations of timm's layers
+
+            network = convert_sync_batchnorm(network)
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def _parallel(self) -> torch.nn.Module:
+        if self.ranks == 1:
+            return self.network
+        return torch.nn.parallel.DistributedDataParallel(self.network)
+
+    def _train_epoch(self, parallel: torch.nn.Module) -> float:
+        """One pass over the rows (the last may end early); the mean loss of its steps."""
+        parallel.train()
+        first = self.epoch * self.stream.steps_per_epoch
+        last = min(first + self.stream.steps_per_epoch, self.steps)
+        total = torch.zeros((), dtype=torch.float64)
+        for step in range(first, last):
+            total += self._step(parallel, step)
+            if self.rank == 0:
+                self.work.reporter.progress(step + 1, self.steps, "steps")
+        if self.ranks > 1:
+            total = total.to(self.device)
+            torch.distributed.all_reduce(total)
+        return float(total) / (last - first)
+
+    def _step(self, parallel: torch.nn.Module, step: int) -> float:
+        """One optimiser step; this rank's part of the mean loss over the global batch."""
+        batch = self.stream.at(step)
+        positions, weights = self._share(batch.positions), self._share(batch.weights)
+        random = rng(self.way.seed, "teacher", batch.epoch, step, self.rank)
+        torch.manual_seed(int(random.integers(2**63)))  # dropout; a resumed training draws the same
+        inputs = self.task.augment(self.rows.batch(self.task, self.preprocessing, positions), self.augmentation, random)
+        logits = parallel(self._to_device(inputs)).float()
+        losses = functional.cross_entropy(
+            logits,
+            self.rows.truth(positions).to(self.device),
+            reduction="none",
+            label_smoothing=self.settings.label_smoothing,
+        )
+        # A share whose rows are all padding weighs nothing, and still takes part in the exchange of gradients.
+        loss = (losses * torch.from_numpy(weights).to(self.device)).sum() / float(batch.weights.sum())
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
+        optim.set_learning_rate(self.optimizer, optim.learning_rate(self.settings, step, self.steps))
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
+        optim.clip(self.settings, self.network)
+        self.optimizer.step()
+        return value
+
+    def _share(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """This rank's rows of a global batch, filled up so that every rank has as many.
+
+        Rows that fill up weigh nothing: the first ones again for positions, zeros for weights.
+        """
+        size = -(-len(rows) // self.ranks)
+        missing = size * self.ranks - len(rows)
+        fill = np.zeros(missing, rows.dtype) if rows.dtype.kind == "f" else np.resize(rows, missing)
+        return np.concatenate([rows, fill])[self.rank * size : (self.rank + 1) * size]
+
+    def _to_device(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.ndim == 4:
+            return inputs.to(self.device, memory_format=torch.channels_last)
+        return inputs.to(self.device)
+
+    def _end_epoch(self, loss: float) -> None:
+        """Validate, keep what is best so far, write a checkpoint."""
+        state = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        for name, value in state.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise TrainingFailed(self._not_finite(f"'{name}' is not finite after epoch {self.epoch}"))
+        quality = self._validate()
+        self.history.append(EpochQuality(epoch=self.epoch, loss=loss, validation=quality))
+        leading = self.task.metrics[0]
+        figure = quality.get(leading, 0.0) * (-1 if leading in self.task.errors else 1)
+        if not quality or self.settings.keep == "last" or figure > self.kept_figure:
+            self.kept, self.kept_epoch, self.kept_figure = state, self.epoch, figure
+        self._save(state)
+
+    def _validate(self) -> dict[str, float]:
+        """Metrics on the validation rows of the budget; nothing without any."""
+        positions = self.rows.validation
+        if not len(positions):
+            return {}
+        self.network.eval()
+        logits = []
+        with torch.no_grad():
+            for start in range(0, len(positions), VALIDATION_BATCH):
+                inputs = self.rows.batch(self.task, self.preprocessing, positions[start : start + VALIDATION_BATCH])
+                logits.append(self.network(self._to_device(inputs)).float().cpu().numpy())
+        return self.task.score(np.concatenate(logits), self.rows.validation_truth, self.task.metrics)
+
+    def _save(self, state: dict[str, torch.Tensor]) -> None:
+        optimizer, plain = checkpoints.pack_optimizer(self.optimizer)
+        tensors = {
+            **checkpoints.with_prefix("model", state),
+            **checkpoints.with_prefix("optimizer", optimizer),
+            **checkpoints.with_prefix("kept", self.kept),
+        }
+        meta = {
+            "optimizer": plain,
+            "history": [line.dump() for line in self.history],
+            "kept_epoch": self.kept_epoch,
+            "kept_figure": self.kept_figure,
+        }
+        checkpoints.save(self.work.checkpoints, self.epoch, tensors, meta)
+        checkpoints.drop_older(self.work.checkpoints, self.epoch)
+
+    def _resume(self, epoch: int, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
+        self.network.load_state_dict(checkpoints.under_prefix("model", tensors))
+        checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
+        self.epoch, self.kept = epoch, checkpoints.under_prefix("kept", tensors)
+        self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
+        self.kept_epoch, self.kept_figure = meta["kept_epoch"], meta["kept_figure"]
+
+    def _not_finite(self, what: str) -> str:
+        clip = "" if self.settings.gradient_clip else ", or set `training.gradient_clip`"
+        return f"{what}: lower `training.learning_rate` (now {self.settings.learning_rate:g}){clip}"
