@@ -1,0 +1,203 @@
+"""A cohort in training: the students of a rank step by step on one feed.
+
+Each batch is read, decoded, augmented and moved once, whatever the number of students. Students are dealt
+over the ranks; a result depends neither on the dealing nor on neighbours, failures or kills. A killed
+cohort goes on from the checkpoint of each student; one that is ahead waits until the others have caught up.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.artifacts import Ref
+from schemas.spec import Storage
+from stages.artifacts import find_artifact
+from stages.places import Place
+from stages.progress import Reporter
+from stages.students.feed import Feed
+from stages.students.fit import Fit, Order
+from stages.tasks import get_task
+from stages.training.launch import device, rank, world_size
+from stages.training.stream import RowStream
+
+CHECKPOINT_SECONDS = 20.0
+"""Time between checkpoints of a student; a circumstance, like a kill."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker group is told."""
+
+    orders: tuple[Order, ...]
+    """The students to train: each once."""
+    storage: Storage
+    launch: str
+    """Names this launch: failures are left under it."""
+    threads: int
+    reporter: Reporter
+
+
+def loop(config: dict[str, Any]) -> None:
+    """Train this rank's share of `config["job"]`, and commit each student that ends well.
+
+    Raises what reading the inputs raises; what goes wrong in a student ends that student alone.
+    """
+    job: Job = config["job"]
+    mine = [order for order in job.orders[rank() :: world_size()] if not _over(order, job.launch)]
+    if not mine:
+        return
+    task, here = get_task(mine[0].asked.task), device()
+    with _quiet_torch(job.threads, here):
+        fits = []
+        for order in mine:
+            fits.append(fit := Fit(order, task, job.storage, here))
+            _leave_failure(fit, job.launch)
+        if not any(fit.training for fit in fits):
+            return
+        feed = open_feed([fit for fit in fits if fit.training], job.storage, here)
+        share = len(job.orders) / len(mine)
+        total = sum(order.student.steps for order in job.orders)
+
+        def progress(done: int) -> None:
+            if rank() == 0:  # ranks advance alike: the first speaks for all
+                job.reporter.progress(min(total, round(done * share)), total, "steps")
+
+        def over(fit: Fit) -> None:
+            _leave_failure(fit, job.launch)
+            if fit.failure is None:
+                fit.commit()
+
+        train(fits, feed, over, progress, CHECKPOINT_SECONDS)
+
+
+def train(
+    fits: Sequence[Fit],
+    feed: Feed,
+    over: Callable[[Fit], None],
+    progress: Callable[[int], None],
+    checkpoint_seconds: float,
+) -> None:
+    """Take every student to its last step; `over` is called for each one that ends, well or by failure.
+
+    `progress` is told the steps taken by all of them. Costs one read of the inputs per step.
+    """
+    running = [fit for fit in fits if fit.training]
+    saved = time.monotonic()
+    while running:
+        step = min(fit.done for fit in running)
+        ready = [fit for fit in running if fit.done == step]
+        label_sets = sorted({fit.labels for fit in ready if fit.labels})
+        budgets = sorted({fit.budget for fit in ready if fit.budget})
+        shared = feed.shared(step, label_sets) if label_sets else None
+        labelled = {budget: feed.labelled(step, budget) for budget in budgets}
+        for fit in ready:
+            with fit.guard():
+                fit.step(shared if fit.labels else None, labelled[fit.budget] if fit.budget else None)
+        epoch_ends = (step + 1) % feed.rows.steps_per_epoch == 0
+        _end_epoch([fit for fit in ready if fit.failure is None and (epoch_ends or not fit.training)], feed)
+        for fit in [fit for fit in ready if not fit.training]:
+            running.remove(fit)
+            over(fit)
+        if time.monotonic() - saved >= checkpoint_seconds:
+            for fit in running:
+                fit.save()
+            saved = time.monotonic()
+        progress(sum(fit.done for fit in fits))
+
+
+def _end_epoch(fits: Sequence[Fit], feed: Feed) -> None:
+    """A line of history for each student, on its own validation rows; these are decoded once per budget."""
+    by_budget: dict[str | None, list[Fit]] = {}
+    for fit in fits:
+        by_budget.setdefault(fit.budget, []).append(fit)
+    for budget, group in by_budget.items():
+        logits: dict[int, list[Any]] = {index: [] for index in range(len(group))}
+        for inputs in feed.validation(budget) if budget else ():
+            for index, fit in enumerate(group):
+                with fit.guard():
+                    if fit.failure is None:
+                        logits[index].append(fit.predict(inputs))
+        for index, fit in enumerate(group):
+            with fit.guard():
+                if fit.failure is None:
+                    epoch = -(-fit.done // feed.rows.steps_per_epoch)
+                    rows = np.concatenate(logits[index]) if logits[index] else None
+                    fit.end_epoch(epoch, rows, feed.validation_truth(budget) if budget else None)
+
+
+def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed:
+    """The inputs of some students, opened from their places: samples, split, budgets and label sets.
+
+    Label sets are aligned with the samples. Raises UserError naming what is missing or does not fit.
+    """
+    from stages.domains.reader import TRAIN, Samples, read_budget, read_split
+    from stages.labels.reader import LabelSet
+
+    asked = fits[0].order.asked
+    stream = asked.stream
+
+    def place(ref: Ref) -> Place:
+        return Place(ref.uri, storage)
+
+    samples = Samples.open(place(stream.samples), stream.samples)
+    split = read_split(place(stream.split), stream.split)
+    sets = {fit.labels: fit.student.labels for fit in fits if fit.labels and fit.student.labels}
+    label_sets = {digest: LabelSet.open_ref(place(ref), ref) for digest, ref in sets.items()}
+    for labels in label_sets.values():
+        labels.align(samples)
+    draws = {fit.budget: fit.student.budget for fit in fits if fit.budget and fit.student.budget}
+    budgets = {digest: read_budget(place(ref), ref) for digest, ref in draws.items()}
+    rows = RowStream(
+        positions=np.flatnonzero(split == TRAIN),
+        offsets=samples.offsets,
+        bytes_per_row=sum(shard.samples.size for shard in samples.shards) / samples.rows,
+        batch_size=stream.batch_size,
+        window_bytes=stream.window_bytes,
+        seed=stream.seed,
+    )
+    return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here)
+
+
+def failure_of(order: Order, launch: str) -> str | None:
+    """Why a student failed in a launch, or None."""
+    data = order.folder.read_or_none(_failure_name(launch))
+    return None if data is None else str(json.loads(data)["failure"])
+
+
+def forget_failure(order: Order, launch: str) -> None:
+    """Remove what a launch left about a failure."""
+    order.folder.remove(_failure_name(launch))
+
+
+def _failure_name(launch: str) -> str:
+    return f"failures/{launch}.json"
+
+
+def _leave_failure(fit: Fit, launch: str) -> None:
+    if fit.failure is not None:
+        fit.order.folder.put(_failure_name(launch), json.dumps({"failure": fit.failure}).encode())
+
+
+def _over(order: Order, launch: str) -> bool:
+    """Whether an earlier start of this launch already ended this student."""
+    return find_artifact(order.folder) is not None or failure_of(order, launch) is not None
+
+
+@contextmanager
+def _quiet_torch(threads: int, here: torch.device) -> Iterator[None]:
+    """So many threads inside; in local mode the process finds its threads and random state as they were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[here] if here.type == "cuda" else []):
+            yield
+    finally:
+        torch.set_num_threads(before)

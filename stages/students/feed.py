@@ -1,0 +1,168 @@
+"""What the students of a rank step on: every batch read, decoded, augmented and moved to the device once.
+
+A pure function of (stream, step): it does not know which students there are. Counters prove how often a row
+was touched. The shared rows of a step cost one gather of samples and one of logits per label set; labelled
+rows one gather per draw of the budget.
+
+Shapes: B shared rows, L labelled rows, V validation rows of a chunk, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas.errors import DataError
+from schemas.students import Stream
+from stages.registry import validate_settings
+from stages.tasks.base import Packed, Task
+from stages.training.stream import Positions, RowStream, rng
+
+VALIDATION_CHUNK = 256
+"""Validation rows of a forward pass."""
+
+
+class SampleReader(Protocol):
+    """What is needed of `stages.domains.reader.Samples`."""
+
+    def gather(self, positions: Positions, /) -> Packed:
+        """Packed samples of some rows."""
+
+
+class LabelReader(Protocol):
+    """What is needed of `stages.labels.reader.LabelSet`."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Classes in the order of the logits."""
+
+    def logits(self, positions: Positions, /) -> NDArray[np.float32]:
+        """Decoded logits of some rows."""
+
+
+class BudgetRows(Protocol):
+    """What is needed of `stages.domains.reader.Budget`."""
+
+    @property
+    def train_positions(self) -> Positions:
+        """Rows to learn from."""
+
+    @property
+    def train_truth(self) -> NDArray[np.int32]:
+        """Their class numbers."""
+
+    @property
+    def validation_positions(self) -> Positions:
+        """Rows to choose on."""
+
+    @property
+    def validation_truth(self) -> NDArray[np.int32]:
+        """Their class numbers."""
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """The rows that every student with a teacher steps on."""
+
+    inputs: torch.Tensor
+    """(B, ...) augmented, on the device."""
+    weights_B: torch.Tensor
+    """1, or 0 for rows that only fill up the batch."""
+    teacher_BC: Mapping[str, torch.Tensor]
+    """Float32 logits by digest of the label set."""
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Rows with true labels, for the students of one draw of the budget."""
+
+    inputs: torch.Tensor
+    """(L, ...) augmented, on the device."""
+    truth_L: torch.Tensor
+    """Class numbers, int64."""
+
+
+class Feed:
+    """The inputs of every step. Label sets and budgets are opened by the caller and go by their digests."""
+
+    def __init__(
+        self,
+        task: Task,
+        classes: Sequence[str],
+        stream: Stream,
+        samples: SampleReader,
+        rows: RowStream,
+        budgets: Mapping[str, BudgetRows],
+        label_sets: Mapping[str, LabelReader],
+        device: torch.device,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        """Rows read and decoded, rows augmented, and logits gathered, since the start."""
+        self.rows = rows
+        self._task, self._stream, self.samples, self._device = task, stream, samples, device
+        self.budgets, self.label_sets = budgets, label_sets
+        self._columns = {digest: _columns(labels.classes, classes) for digest, labels in label_sets.items()}
+        self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
+        self._augmentation = validate_settings(task.Augmentation, dict(stream.augmentation), "augmentation")
+
+    def shared(self, step: int, label_sets: Collection[str]) -> SharedBatch:
+        """The shared rows of a step, with the logits of some label sets."""
+        rows = self.rows.at(step)
+        return SharedBatch(
+            inputs=self._read(rows.positions, rng(self._stream.seed, "augment", step)),
+            weights_B=torch.from_numpy(rows.weights).to(self._device),
+            teacher_BC={digest: self._logits(digest, rows.positions) for digest in label_sets},
+        )
+
+    def labelled(self, step: int, budget: str) -> LabelledBatch | None:
+        """Rows drawn with replacement from one budget, alike in all arms; None at a budget of 0."""
+        rows = self.budgets[budget]
+        if not len(rows.train_positions):
+            return None
+        draw = rng(self._stream.seed, "labelled", budget, step)
+        chosen = draw.integers(len(rows.train_positions), size=self._stream.labelled_batch_size)
+        return LabelledBatch(
+            inputs=self._read(rows.train_positions[chosen], draw),
+            truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
+        )
+
+    def validation(self, budget: str) -> Iterator[torch.Tensor]:
+        """The validation rows of one budget in chunks (V, ...), as they are."""
+        positions = self.budgets[budget].validation_positions
+        for start in range(0, len(positions), VALIDATION_CHUNK):
+            yield self._read(positions[start : start + VALIDATION_CHUNK], None)
+
+    def validation_truth(self, budget: str) -> NDArray[np.int32]:
+        """Class numbers of the validation rows of one budget, in order."""
+        return self.budgets[budget].validation_truth
+
+    def _read(self, positions: Positions, augmentation: np.random.Generator | None) -> torch.Tensor:
+        batch = self._task.batch(self.samples.gather(positions), self._preprocessing)
+        self.counters["decoded"] += len(positions)
+        if augmentation is not None:
+            batch = self._task.augment(batch, self._augmentation, augmentation)
+            self.counters["augmented"] += len(positions)
+        memory: Any = torch.channels_last if batch.dim() == 4 else torch.preserve_format
+        return batch.to(self._device, memory_format=memory)
+
+    def _logits(self, digest: str, positions: Positions) -> torch.Tensor:
+        logits_BC = self.label_sets[digest].logits(positions)[:, self._columns[digest]]
+        self.counters["logits"] += len(positions)
+        return torch.from_numpy(logits_BC).to(self._device)
+
+
+def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64]:
+    """Column of each of our classes in a label set. Raises DataError if they speak of different ones."""
+    if differing := sorted(set(theirs) ^ set(ours)):
+        raise DataError(
+            f"label set ({len(theirs)} classes) and students ({len(ours)}) do not speak of the same classes: "
+            f"{len(differing)} stand on one side only (first: '{differing[0]}'). "
+            "Give the teacher a `class_map` onto the target's classes"
+        )
+    return np.array([list(theirs).index(name) for name in ours], dtype=np.int64)

@@ -1,0 +1,241 @@
+"""One student in training: its model, optimiser, history and checkpoints. It knows of no other student.
+
+Whatever goes wrong in it is its own failure: `guard` keeps the reason and takes it out. Its result is a
+function of its inputs and of the batches that it is given, so neither neighbours nor restarts change a bit
+on one CPU thread.
+
+Shapes: B shared rows, L labelled rows, V validation rows, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schemas.artifacts import ModelRef, WeightsRef
+from schemas.canonical import digest
+from schemas.errors import ModelError, SpecError, TrainingFailed, UserError
+from schemas.models import ModelCard
+from schemas.spec import Storage
+from schemas.students import CohortInputs, StudentInputs, StudentOutputs
+from schemas.teachers import EpochQuality
+from stages.artifacts import Attempt
+from stages.places import Place
+from stages.students.feed import LabelledBatch, SharedBatch
+from stages.students.methods import get_method
+from stages.students.methods.base import LabelledRows, SharedRows
+from stages.tasks import task_code
+from stages.tasks.base import Task
+from stages.training import checkpoints, models, optim
+from stages.training.weights import load_given
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a student's checkpoints in the folder of its artifact."""
+MEND = "lower `learning_rate` or set `gradient_clip`"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One student to be trained; crosses to workers."""
+
+    asked: CohortInputs
+    """A cohort of this student alone: what its fingerprint is taken of."""
+    fingerprint: str
+    folder: Place
+    """Folder of its artifact."""
+    code: dict[str, str]
+    """Digests of the plug-ins that it rests on."""
+    stage: str
+    stage_version: int
+
+    @property
+    def student(self) -> StudentInputs:
+        """The student."""
+        return self.asked.students[0]
+
+
+class Fit:
+    """A student's training. Raises UserError or what the model raises if it cannot be built."""
+
+    def __init__(self, order: Order, task: Task, storage: Storage, device: torch.device) -> None:
+        self.order, self.student = order, order.student
+        self.done = 0
+        """Steps taken."""
+        self.failure: str | None = None
+        self.history: list[EpochQuality] = []
+        self._task, self._device = task, device
+        self.labels: str | None = None
+        """Digest of the label set that it reads."""
+        self.budget = self.student.budget.digest if self.student.budget else None
+        """Digest of its label budget."""
+        self._loss_sum, self._loss_steps = 0.0, 0
+        self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        with self.guard():
+            self._build(storage)
+            self._restore()
+
+    @property
+    def training(self) -> bool:
+        """Whether it has steps to take."""
+        return self.failure is None and self.done < self.student.steps
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """An exception in here ends this student alone, and its reason is kept."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - models are users' code and may raise anything
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self.failure = f"{reason} (after {self.done} of {self.student.steps} steps)"
+
+    def step(self, shared: SharedBatch | None, labelled: LabelledBatch | None) -> None:
+        """Take one step. Raises TrainingFailed if the loss is not finite."""
+        self._seed()
+        self.module.train()
+        training = self.student.training
+        rate = optim.learning_rate(training, self.done, self.student.steps)
+        optim.set_learning_rate(self.optimizer, rate)
+        # Concatenating copies: a model that writes into its input does not reach the other students' rows.
+        parts = [part.inputs for part in (shared, labelled) if part is not None]
+        if not parts:
+            raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
+        logits = self.module(torch.cat(parts))
+        shared_rows, labelled_rows = None, None
+        if shared is not None and self.labels is not None:
+            shared_rows = SharedRows(logits[: len(shared.inputs)], shared.teacher_BC[self.labels], shared.weights_B)
+        if labelled is not None:
+            labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L)
+        loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingFailed(f"the loss is {value}: {MEND}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optim.clip(training, self.module)
+        self.optimizer.step()
+        self._loss_sum += value
+        self._loss_steps += 1
+        self.done += 1
+
+    @torch.no_grad()
+    def predict(self, inputs: torch.Tensor) -> NDArray[np.float32]:
+        """Logits (V, C) in evaluation mode."""
+        self.module.eval()
+        logits: NDArray[np.float32] = self.module(inputs.clone()).float().cpu().numpy()
+        return logits
+
+    def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> None:
+        """Write a line of history, from the logits of its validation rows (None without any); keep the best.
+
+        Raises TrainingFailed if a weight or a logit is not finite.
+        """
+        weights = (value for value in self.module.state_dict().values() if value.is_floating_point())
+        if not all(bool(torch.isfinite(value).all()) for value in weights):
+            raise TrainingFailed(f"a weight is not finite: {MEND}")
+        quality: dict[str, float] = {}
+        if logits is not None and truth is not None:
+            if not np.isfinite(logits).all():
+                raise TrainingFailed(f"an output is not finite: {MEND}")
+            quality = self._task.score(logits, truth, self._task.metrics)
+        loss = self._loss_sum / max(1, self._loss_steps)
+        self._loss_sum, self._loss_steps = 0.0, 0
+        self.history.append(EpochQuality(epoch=epoch, loss=loss, validation=quality))
+        leading = self._task.metrics[0]
+        if self.student.training.keep == "best" and leading in quality:
+            figure = -quality[leading] if leading in self._task.errors else quality[leading]
+            if self._best is None or figure > self._best[0]:
+                self._best = (figure, self._state())
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment and drop those before it."""
+        place = self.order.folder / CHECKPOINTS
+        optimizer, optimizer_meta = checkpoints.pack_optimizer(self.optimizer)
+        tensors = checkpoints.with_prefix("model", self._state())
+        tensors |= checkpoints.with_prefix("optimizer", optimizer)
+        meta: dict[str, Any] = {
+            "optimizer": optimizer_meta,
+            "loss": [self._loss_sum, self._loss_steps],
+            "history": [line.dump() for line in self.history],
+        }
+        if self._best is not None:
+            meta["best"] = self._best[0]
+            tensors |= checkpoints.with_prefix("best", self._best[1])
+        checkpoints.save(place, self.done, tensors, meta)
+        checkpoints.drop_older(place, self.done)
+
+    def commit(self) -> None:
+        """Make the student exist, and drop its checkpoints."""
+        order = self.order
+        attempt = Attempt(order.folder, order.stage, order.stage_version, order.fingerprint, order.asked, order.code)
+        card = ModelCard(
+            task=order.asked.task,
+            model=self.student.model,
+            classes=order.asked.classes,
+            preprocessing=order.asked.stream.preprocessing,
+            code=task_code(order.asked.task, self.student.model),
+        )
+        content = models.save_model(attempt, card, self._best[1] if self._best else self._state())
+        history = [line.dump() for line in self.history]
+        attempt.put("history.json", (json.dumps(history, indent=2) + "\n").encode())
+        outputs = StudentOutputs(
+            name=self.student.name,
+            arm=self.student.arm,
+            seed=self.student.seed,
+            model=ModelRef(uri=order.folder.uri, fingerprint=order.fingerprint, digest=content),
+            history=tuple(self.history),
+        )
+        attempt.commit(outputs, content)
+        order.folder.remove(CHECKPOINTS)
+
+    def _build(self, storage: Storage) -> None:
+        self.method = get_method(self.student.method)
+        if self.method.needs_labels:
+            if self.student.labels is None:
+                raise SpecError(f"the method '{self.student.method.name}' needs `labels`, a label set to learn from")
+            self.labels = self.student.labels.digest
+        classes, asked = self.order.asked.classes, self.order.asked
+        module = models.build(
+            self._task, self.student.model, len(classes), asked.stream.preprocessing, self.student.seed
+        )
+        match self.student.start:
+            case ModelRef() as ref:
+                place = Place(ref.uri, storage)
+                if models.read_card(place, ref).classes != classes:
+                    raise ModelError(f"the model at {ref.uri}, to start from, speaks of other classes")
+                module.load_state_dict(models.read_state(place, ref))
+            case WeightsRef() as ref:
+                load_given(ref, module, strict=False, storage=storage)
+        self.module = module.to(self._device).to(memory_format=torch.channels_last)
+        self.optimizer = optim.make_optimizer(self.student.training, self.module)
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if (found := checkpoints.latest(self.order.folder / CHECKPOINTS)) is None:
+            return
+        number, tensors, meta = found
+        self.module.load_state_dict(checkpoints.under_prefix("model", tensors))
+        checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
+        self._loss_sum, self._loss_steps = meta["loss"]
+        self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
+        if "best" in meta:
+            self._best = (meta["best"], checkpoints.under_prefix("best", tensors))
+        self.done = number
+
+    def _seed(self) -> None:
+        """What a model draws in a step (dropout) belongs to its seed and the step, not to its neighbours."""
+        number = int(digest(["step", self.student.seed, self.done]), 16) % 2**63
+        torch.default_generator.manual_seed(number)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """A copy of the weights on the CPU."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.module.state_dict().items()}

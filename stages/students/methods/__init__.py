@@ -1,0 +1,20 @@
+"""Methods: one file each. `METHODS` finds built-ins and entry points of `crossdistill.methods`."""
+
+from __future__ import annotations
+
+from schemas.base import Part
+from stages.code import code_digest
+from stages.registry import Registry
+from stages.students.methods.base import Method
+
+METHODS: Registry[type[Method]] = Registry("method", "stages.students.methods", "METHOD", "crossdistill.methods")
+
+
+def get_method(part: Part) -> Method:
+    """The method of a student, configured. Raises SpecError for unknown names or settings."""
+    return METHODS.get(part.name)(METHODS.configure(part, "method"))
+
+
+def method_code(part: Part) -> dict[str, str]:
+    """Digest of the method's source, for fingerprints."""
+    return {f"method {part.name}": code_digest(METHODS.target(part.name))}

@@ -1,0 +1,221 @@
+"""A small honest world to train students in: real pictures' task, samples and labels in memory, models that misbehave.
+
+Used in place of `open_feed`, so that these tests need no domain and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from schemas.artifacts import BudgetRef, LabelSetRef, SamplesRef, SplitRef
+from schemas.base import Part
+from schemas.spec import Storage, Training
+from schemas.students import CohortInputs, Stream, StudentInputs
+from stages.students import cohort
+from stages.students.feed import Feed
+from stages.students.fit import Fit
+from stages.tasks import get_task
+from stages.training.stream import Positions, RowStream
+
+CLASSES = ("one", "two", "three")
+TASK = Part.model_validate({"name": "image-classification", "image_size": 6, "channels": 1})
+ROWS, TRAIN_ROWS, BATCH = 60, 42, 8
+"""42 train rows in batches of 8: the last batch of an epoch (6 steps) is filled up with 6 rows."""
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+class Small(torch.nn.Module):
+    """Convolution, batch norm, dropout: all that could carry state from a neighbour."""
+
+    def __init__(self, num_classes: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 3, padding=1),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(4, 4, 3),
+            torch.nn.Flatten(),
+            torch.nn.Dropout(dropout),
+            torch.nn.Linear(64, num_classes),
+        )
+        self.forwards = 0
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.forwards += self.training
+        logits: torch.Tensor = self.layers(batch)
+        return logits
+
+
+class NotFinite(Small):
+    """Answers NaN from its third training step on."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(batch)
+        return logits * torch.nan if self.forwards > 2 else logits
+
+
+class Raises(Small):
+    """Fails in its fourth training step, as CUDA does when its memory is full."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(batch)
+        if self.forwards > 3:
+            raise torch.OutOfMemoryError("no memory")
+        return logits
+
+
+class Vandal(Small):
+    """Writes into its input."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        batch.zero_()
+        return super().forward(batch)
+
+
+def small(num_classes: int) -> torch.nn.Module:
+    return Small(num_classes)
+
+
+def not_finite(num_classes: int) -> torch.nn.Module:
+    return NotFinite(num_classes)
+
+
+def raises(num_classes: int) -> torch.nn.Module:
+    return Raises(num_classes)
+
+
+def vandal(num_classes: int) -> torch.nn.Module:
+    return Vandal(num_classes)
+
+
+def unbuildable(num_classes: int) -> torch.nn.Module:
+    raise RuntimeError("no such layer")
+
+
+@dataclass
+class Samples:
+    """Pictures in memory; the process dies before the `die_at`-th read."""
+
+    images: NDArray[np.uint8]
+    die_at: int | None = None
+    read: list[Positions] = field(default_factory=list)
+
+    def gather(self, positions: Positions) -> dict[str, Any]:
+        if len(self.read) == self.die_at:
+            raise Killed
+        self.read.append(positions)
+        return {"image": self.images[positions]}
+
+
+@dataclass
+class Labels:
+    """Logits in memory."""
+
+    values: NDArray[np.float32]
+    classes: Sequence[str] = CLASSES
+
+    def logits(self, positions: Positions) -> NDArray[np.float32]:
+        return self.values[positions]
+
+
+@dataclass
+class Budget:
+    """Some rows with their truth."""
+
+    train_positions: Positions
+    train_truth: NDArray[np.int32]
+    validation_positions: Positions
+    validation_truth: NDArray[np.int32]
+
+
+class World:
+    """Two label sets and three budgets (draws 0 and 1, and a budget of 0) over one domain."""
+
+    def __init__(self, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed)
+        self.truth = draw.integers(3, size=ROWS).astype(np.int32)
+        images = draw.integers(0, 60, size=(ROWS, 6, 6, 1))
+        images[np.arange(ROWS), self.truth * 2] += 150
+        self.samples = Samples(images.astype(np.uint8))
+        logits = draw.normal(size=(2, ROWS, 3)) + 3 * np.eye(3)[self.truth]
+        self.label_sets = {f"{number:032x}": Labels(logits[number].astype(np.float32)) for number in range(2)}
+        self.budgets = {f"{draw:032x}": self._budget(draw, 5, 6) for draw in range(2)}
+        self.budgets[f"{2:032x}"] = self._budget(2, 0, 0)
+        self.feeds: list[Feed] = []
+
+    def _budget(self, number: int, train: int, validation: int) -> Budget:
+        draw = np.random.default_rng(number)
+        rows = np.sort(draw.permutation(TRAIN_ROWS)[:train])
+        held = TRAIN_ROWS + np.arange(validation)
+        return Budget(rows, self.truth[rows], held, self.truth[held])
+
+    def feed(self, fits: Sequence[Fit], storage: Storage, device: torch.device) -> Feed:
+        """In place of `open_feed`."""
+        asked = fits[0].order.asked
+        rows = RowStream(
+            positions=np.arange(TRAIN_ROWS),
+            offsets=np.array([0, 20, 40, ROWS]),
+            bytes_per_row=36.0,
+            batch_size=asked.stream.batch_size,
+            window_bytes=asked.stream.window_bytes,
+            seed=asked.stream.seed,
+        )
+        task = get_task(asked.task)
+        label_sets = {fit.labels: self.label_sets[fit.labels] for fit in fits if fit.labels}
+        feed = Feed(task, asked.classes, asked.stream, self.samples, rows, self.budgets, label_sets, device)
+        self.feeds.append(feed)
+        return feed
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> World:
+        """Let cohorts train in this world."""
+        monkeypatch.setattr(cohort, "open_feed", self.feed)
+        return self
+
+
+def ref(number: int) -> dict[str, Any]:
+    return {"uri": "nowhere", "fingerprint": f"{number:032x}", "digest": f"{number:032x}"}
+
+
+def student(
+    name: str, method: str = "soft", *, model: str = "small", labels: int = 0, budget: int | None = 0, **more: Any
+) -> StudentInputs:
+    """A student of 14 steps: two epochs and two steps of a third."""
+    training: dict[str, Any] = {"learning_rate": 0.02} | more.pop("training", {})
+    fields: dict[str, Any] = {"steps": 14, "seed": 0} | more
+    return StudentInputs(
+        name=name,
+        model=Part(name=f"tests.students.world:{model}"),
+        method=Part(name=method),
+        training=Training(**training),
+        labels=None if method == "none" else LabelSetRef(**ref(labels)),
+        budget=None if budget is None else BudgetRef(**ref(budget)),
+        **fields,
+    )
+
+
+def cohort_of(*students: StudentInputs, **stream: Any) -> CohortInputs:
+    """A cohort over the world's domain, with augmentation."""
+    return CohortInputs(
+        task=TASK,
+        classes=CLASSES,
+        stream=Stream(
+            samples=SamplesRef(**ref(0)),
+            split=SplitRef(**ref(0)),
+            batch_size=BATCH,
+            labelled_batch_size=4,
+            augmentation={"rotate": 10.0, "translate": 0.1},
+            window_bytes=36 * 16,
+            **stream,
+        ),
+        students=students,
+    )
