@@ -8,8 +8,9 @@ from pathlib import Path
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from schemas.artifacts import WeightsRef
-from schemas.errors import PACKAGES_OURS, SpecError, UserError, did_you_mean
+from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
 from schemas.spec import Spec
+from stages.code import code_digest
 from stages.places import Place
 
 
@@ -95,6 +96,11 @@ def _task_faults(spec: Spec) -> Iterator[str]:
         for problem in check_source(domain.from_, domain.columns, task.roles):
             yield f"domains.{name}: {problem}"
     for where, part in _models(spec):
+        if ":" in part:
+            try:
+                code_digest(part)
+            except ModelError as error:
+                yield f"{where}: {error}"
         if "/" not in part and ":" not in part and part not in task.models:
             yield (
                 f"{where}: task '{spec.task.name}' has no model '{part}'{did_you_mean(part, task.models)} "

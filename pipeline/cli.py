@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -230,11 +231,12 @@ def _log(error: BaseException) -> Path:
 
 
 def _leave(code: int) -> int:
-    """Stop Ray if this process started it; steps' threads must not hold the process back."""
+    """Stop Ray if this process started it, and do not wait for steps' threads: what they do is restartable."""
     if "ray" in sys.modules:
         from stages import cluster
 
         cluster.stop()
+    if threading.active_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -164,7 +164,9 @@ def print_sets(where: str, name: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps([item.dump() for item in sets], indent=2))
     elif name is not None:
-        print("\n".join(card(sets[0])))
+        lines = card(sets[0])
+        width = max(map(len, lines))
+        print("\n".join(f"{heading:<{width}}  {line}" for heading, line in lines.items()))
     else:
         _print_table(
             ("fingerprint", "labels", "units", "classes", "encoding"),

@@ -164,9 +164,13 @@ def test_a_second_run_in_a_busy_workspace_is_refused_by_name(tmp_path: Path) -> 
 
 def test_interrupted_says_what_is_kept_and_the_next_run_goes_on(tmp_path: Path) -> None:
     spec = write_world(tmp_path)
-    long = ["--set", "teachers.big.training.epochs=400"]
+    long = ["--set", "teachers.big.training.epochs=2000"]
     process = subprocess.Popen(
-        [str(COMMAND), "run", str(spec), *long], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(COMMAND), "run", str(spec), *long],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     checkpoints = spec.with_suffix(".workspace") / "artifacts/teachers"
     deadline = time.monotonic() + 90

@@ -1,0 +1,94 @@
+"""Stage `labels`: what one teacher says about one domain, as a label set in a store."""
+
+from __future__ import annotations
+
+from schemas.artifacts import LabelSetRef, ModelRef, Provenance, SamplesRef
+from schemas.base import Part
+from schemas.canonical import identity
+from schemas.errors import StoreError
+from schemas.labels import LabelsInputs, LabelsOutputs, SetManifest
+from stages.artifacts import package_version
+from stages.base import Stage
+from stages.context import Context
+from stages.labels.store import Store
+from stages.places import Place
+from stages.tasks import task_code
+
+
+class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
+    """Makes the units that are missing, and with the last one the set; the workspace's artifact only points to it."""
+
+    name = "labels"
+    version = 1
+    Inputs = LabelsInputs
+    Outputs = LabelsOutputs
+
+    def code(self, inputs: LabelsInputs) -> dict[str, str]:
+        return task_code(inputs.task)
+
+    def find(self, context: Context, inputs: LabelsInputs) -> LabelsOutputs | None:
+        """The set, if this workspace has made or adopted it and its store still holds it. Two small reads.
+
+        Raises StoreError if the store holds other labels than those that the workspace knew.
+        """
+        known = super().find(context, inputs)
+        place = context.store_place(inputs.store)
+        manifest = None if known is None else Store(place).manifest(known.labels.fingerprint)
+        if known is None or manifest is None:
+            return None
+        self._check_same(known, manifest, place)
+        return _outputs(manifest, place)
+
+    def discard(self, context: Context, inputs: LabelsInputs) -> None:
+        """Let the set and its units be made anew, in the store too.
+
+        Raises StoreError for a store outside the workspace: others may rest on what is there.
+        """
+        if inputs.store is not None:
+            raise StoreError(
+                f"labels in the shared store {inputs.store} are not made anew: other sets and other teams may rest on "
+                "them. Leave out `store` to label inside the workspace, or name another store"
+            )
+        super().discard(context, inputs)
+        Store(context.store_place(inputs.store)).forget_set(self.fingerprint(inputs))
+
+    def run(self, context: Context, inputs: LabelsInputs) -> LabelsOutputs:
+        """Adopt the set if the store holds it (no teacher is loaded), else label the units that are missing.
+
+        Any number of runs may work on one set at once. Raises ModelError for outputs that are not finite.
+        """
+        place = context.store_place(inputs.store)
+        fingerprint = self.fingerprint(inputs)
+        manifest = Store(place).manifest(fingerprint)
+        if manifest is None:
+            from stages.labels.sets import make_set
+
+            provenance = Provenance(package=package_version(), inputs=identity(inputs), code=self.code(inputs))
+            manifest = make_set(context, inputs, Store.create(place), fingerprint, self.version, provenance)
+        outputs = _outputs(manifest, place)
+        artifact = self.attempt(context, inputs).commit(outputs, content=manifest.digest)
+        self._check_same(LabelsOutputs.parse(artifact.outputs, "artifact.json"), manifest, place)
+        return outputs
+
+    def example(self) -> LabelsInputs:
+        some = "0" * 32
+        return LabelsInputs(
+            task=Part.model_validate({"name": "image-classification", "image_size": 16, "channels": 1}),
+            teacher=ModelRef(uri="WORKSPACE/artifacts/teachers/FINGERPRINT", fingerprint=some, digest=some),
+            samples=SamplesRef(uri="WORKSPACE/artifacts/domains/FINGERPRINT", fingerprint=some, digest=some),
+        )
+
+    def _check_same(self, known: LabelsOutputs, manifest: SetManifest, place: Place) -> None:
+        if known.labels.digest != manifest.digest:
+            raise StoreError(
+                f"label set {manifest.fingerprint} in {place.uri} holds other labels than this workspace knew (root "
+                f"digest {manifest.digest}, not {known.labels.digest}): make it again with --force labels"
+            )
+
+
+def _outputs(manifest: SetManifest, place: Place) -> LabelsOutputs:
+    ref = LabelSetRef(uri=place.uri, fingerprint=manifest.fingerprint, digest=manifest.digest)
+    return LabelsOutputs(labels=ref, rows=manifest.rows, units=manifest.units)
+
+
+LABELS = LabelsStage()
