@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
@@ -13,11 +14,14 @@ from schemas.spec import Spec
 from stages.code import code_digest
 from stages.places import Place
 
+SECRET = re.compile(r"^[a-z0-9+.-]+://[^/@]+@")
+"""A URI with credentials before its host."""
+
 
 def check_spec(loaded: LoadedSpec) -> None:
     """Raise SpecError with every fault of the spec itself: names, settings, sources, weights, metrics."""
     spec = loaded.spec
-    problems = [*_shadows(loaded), *_references(spec)]
+    problems = [*_shadows(loaded), *_secrets(spec.dump(), ""), *_references(spec)]
     try:
         normal_parts(spec)
         problems += _task_faults(spec)
@@ -38,6 +42,18 @@ def _shadows(loaded: LoadedSpec) -> Iterator[str]:
         for path in (loaded.folder / name, loaded.folder / f"{name}.py"):
             if path.exists() and (path.suffix or any(path.glob("*.py"))):
                 yield f"{path} shadows crossdistill's own package '{name}' in every worker: rename it, or move the spec"
+
+
+def _secrets(value: Any, where: str) -> Iterator[str]:
+    """Places that carry a user's name and password, anywhere in the spec."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _secrets(item, f"{where}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _secrets(item, f"{where}[{index}]")
+    elif isinstance(value, str) and SECRET.match(value):
+        yield f"{where} carries a secret: credentials come from the environment or the usual config files"
 
 
 def _references(spec: Spec) -> Iterator[str]:
@@ -163,8 +179,3 @@ def check_places(loaded: LoadedSpec, workspace: Place) -> None:
         if not place.exists("probes/safe"):
             place.probe()
             place.put_new("probes/safe", b"16 writers, one winner\n")
-
-
-def user_code_path(loaded: LoadedSpec) -> Path:
-    """Folder that the user's own modules are imported from."""
-    return loaded.folder

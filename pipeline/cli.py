@@ -193,7 +193,8 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == Interrupted.exit_code:  # typer makes a code of Ctrl-C
+            raise Interrupted
     except (KeyboardInterrupt, Interrupted, typer.Abort):
         _say("Interrupted. What is finished is kept; the same command goes on from there.")
         return _leave(130)

@@ -67,7 +67,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
                 classes=known or UNKNOWN_CLASSES,
                 preprocessing=normal.teacher_preprocessing[name],
                 weights=teacher.weights if known else None,
-            storage=spec.storage,
+                storage=spec.storage,
             ),
         )
     for name, student in spec.students.items():
@@ -81,7 +81,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
                 classes=known or UNKNOWN_CLASSES,
                 preprocessing=normal.student_preprocessing[name],
                 weights=student.weights if known else None,
-            storage=spec.storage,
+                storage=spec.storage,
                 strict=False,
             ),
         )

@@ -43,7 +43,7 @@ def start(resources: Resources, user_code: Path | None = None) -> None:
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ core writes to the user's terminal
     import ray
 
     if ray.is_initialized():

@@ -84,9 +84,10 @@ def test_every_fault_of_a_spec_is_told_at_once(tmp_path: Path) -> None:
     assert not spec.with_suffix(".workspace").exists()
 
 
+SEVEN = "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))"
 BAD_MODELS = {
     "mine:breaks": "def breaks(num_classes): raise RuntimeError('no such file')\n",
-    "mine:shape": "import torch\ndef shape(num_classes): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))\n",
+    "mine:shape": f"import torch\ndef shape(num_classes): return {SEVEN}\n",
     "nothing_here:factory": "",
     "timm/resnet81": "",
 }
@@ -131,7 +132,9 @@ def test_the_whole_way_as_a_person_types_it(world: Path) -> None:
     outputs = json.loads(again.stdout)["outputs"]
     record = json.loads((where / "runs/steps/splits.target/000001.json").read_text())
     inputs = world.parent / "inputs.json"
-    inputs.write_text(json.dumps({**record["inputs"][""], "version": 1, "samples": outputs["domains.target"]["samples"]}))
+    inputs.write_text(
+        json.dumps({**record["inputs"][""], "version": 1, "samples": outputs["domains.target"]["samples"]})
+    )
     alone = command("stage", "splits", str(inputs), "--workspace", str(where), "--local")
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout) == outputs["splits.target"]

@@ -34,9 +34,9 @@ def test_public_names_resolve_and_stand_in_the_readme() -> None:
 @pytest.mark.parametrize("words", [["--help"], ["schema", "Spec"], ["stage", "labels", "--example"], ["init"]])
 def test_light_commands_load_neither_torch_nor_ray(words: list[str]) -> None:
     code = (
-        "import sys, atexit; sys.argv = ['crossdistill', *%r]; "
+        f"import sys, atexit; sys.argv = ['crossdistill', *{words!r}]; "
         "atexit.register(lambda: print('LOADED', sorted({'torch', 'ray', 'timm'} & set(sys.modules)))); "
-        "import crossdistill; crossdistill.main()" % words
+        "import crossdistill; crossdistill.main()"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr

@@ -24,7 +24,9 @@ KINDS = {"round": "0689", "straight": "147", "mixed": "235"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the pictures and the teacher of examples/bring-your-teacher.yaml")
+    parser = argparse.ArgumentParser(
+        description="Make the pictures and the teacher of examples/bring-your-teacher.yaml"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data", help="folder to write to")
     parser.add_argument("--pictures", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=150, help="training steps of the teacher")

@@ -58,7 +58,10 @@ def schemas_import(repeats: int) -> float:
     """Median seconds that importing every contract adds, in turns with pydantic alone."""
 
     def once(modules: str) -> float:
-        code = f"import time, pydantic, pydantic.main; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
+        code = (
+            "import time, pydantic, pydantic.main; started = time.perf_counter(); "
+            f"import {modules}; print(time.perf_counter() - started)"
+        )
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
     return statistics.median(once("schemas.registry, schemas.spec") for _ in range(repeats))
@@ -73,20 +76,21 @@ def stage_overheads(spec: Path, folder: Path) -> list[dict[str, Any]]:
     for event in read_events(Place(str(workspace))):
         if event.kind == "done" and event.seconds is not None:
             by_stage.setdefault(event.step.split(".")[0], []).append(event.seconds)
-    return [row(f"stage {name}, local, tiny work, per step", statistics.median(times), "s", None) for name, times in by_stage.items()]
+    return [
+        row(f"stage {name}, local, tiny work, per step", statistics.median(times), "s", None)
+        for name, times in by_stage.items()
+    ]
 
 
 def ray_overheads(spec: Path) -> list[dict[str, Any]]:
     """The same steps on Ray, beside the same steps in this process."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        seconds: dict[str, float] = {}
         for mode in ("local", "ray"):
-            seconds[mode] = wall(lambda mode=mode: run(spec, f"{folder}/{mode}", [f"resources.mode={mode}"]))  # type: ignore[misc]
-            rows.append(row(f"whole way on a tiny world, {mode}", seconds[mode], "s", None))
-        for event in read_events(Place(f"{folder}/ray")):
-            if event.kind == "done" and event.seconds is not None:
-                rows.append(row(f"step {event.step}, ray", event.seconds, "s", None))
+            seconds = wall(lambda mode=mode: run(spec, f"{folder}/{mode}", [f"resources.mode={mode}"]))  # type: ignore[misc]
+            rows.append(row(f"whole way on a tiny world, {mode}", seconds, "s", None))
+        done = [event for event in read_events(Place(f"{folder}/ray")) if event.kind == "done"]
+        rows += [row(f"step {event.step}, ray", event.seconds or 0.0, "s", None) for event in done]
         assert plan(spec, f"{folder}/ray", ["resources.mode=ray"]).to_do == []
     return rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +137,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def kills(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def kills(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Ends the run before or after its first commit that was not reached before."""
-    real, state = Place.put_new, {"seen": set(), "armed": False}
+    real = Place.put_new
+    state: dict[str, Any] = {"seen": set(), "armed": False}
 
     def put_new(self: Place, name: str, data: bytes) -> bool:
         commit = name.endswith(("artifact.json", "receipt.json", "set.json", "plan.json")) or "checkpoint" in self.uri
@@ -155,7 +155,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         return real(self, name, data)
 
     monkeypatch.setattr(Place, "put_new", put_new)
-    yield state
+    return state
 
 
 def test_killed_at_every_commit_the_result_is_the_same(world: Path, tmp_path: Path, kills: dict[str, Any]) -> None:

@@ -95,7 +95,7 @@ def test_unknown_fields_are_refused_and_values_never_change(name: str) -> None:
 @pytest.mark.parametrize("name", documents())
 def test_versions_are_read_or_refused_by_name(name: str) -> None:
     model, value = documents()[name], instance(name).dump()
-    assert model.parse(value, "x.json").version == model.VERSION  # type: ignore[attr-defined]
+    assert model.parse(value, "x.json").version == model.VERSION
     newer = {**value, "version": model.VERSION + 1}
     with pytest.raises(ContractError, match=f"x.json.*{name} has version {model.VERSION + 1}.*install a newer"):
         model.parse(newer, "x.json")
