@@ -97,6 +97,7 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
     """
     from stages.domains.reader import Samples, read_budget, read_split, read_truth
     from stages.labels.reader import LabelSet
+    from stages.training.models import read_card
 
     test = final_positions(read_split(context.place(inputs.split), inputs.split))
     truth, classes = None, None
@@ -110,7 +111,9 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
         classes = classes or labels.classes
         order = class_order(labels.classes, classes, "the reference labels")
         reference = labels.logits(test)[:, order].argmax(axis=1)
-    assert classes is not None, "truth or reference was checked to be there"
+    if classes is None:
+        models = [candidate.model for candidate in inputs.candidates if candidate.model is not None]
+        classes = read_card(context.place(models[0]), models[0]).classes if models else ()
 
     attempt.put(TEST_ROWS, save({"positions": test}, {"classes": json.dumps(classes)}))
     folder = attempt.folder / attempt.name

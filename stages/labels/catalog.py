@@ -1,0 +1,65 @@
+"""What a store holds, as text for people. Everything foreign is shown as printable characters only."""
+
+from __future__ import annotations
+
+from schemas.errors import ContractError, StoreError
+from schemas.labels import SetManifest
+from stages.labels.store import Store
+from stages.places import Place
+
+_SHOWN = 120
+"""Characters of a foreign text that are shown."""
+
+
+def list_sets(place: Place) -> list[SetManifest]:
+    """Manifests of the finished sets of a store, by fingerprint. One listing and one small read per set.
+
+    A set whose manifest cannot be read is left out, so that one broken set does not hide the others.
+    """
+    store = Store.open(place)
+    found = []
+    for fingerprint in place.names("sets"):
+        try:
+            manifest = store.manifest(fingerprint)
+        except (ContractError, StoreError):
+            continue
+        if manifest is not None:
+            found.append(manifest)
+    return found
+
+
+def card(manifest: SetManifest) -> dict[str, str]:
+    """The label card: what stands in `set.json`, by heading, each one printable line."""
+    statistics, schema = manifest.statistics, manifest.label_schema
+    rows = max(manifest.rows, 1)
+    exact = max(statistics.fidelity_rows, 1)
+    row_bytes = sum(field.bytes_per_row for field in schema.fields)
+    lines = {
+        "fingerprint": manifest.fingerprint,
+        "root digest": manifest.digest,
+        "labels": f"{manifest.rows:,} in {manifest.units:,} units",
+        "classes": f"{len(schema.classes)}: {', '.join(schema.classes)}",
+        "encoding": " ".join(f"{value}" for value in schema.encoding.dump().values()),
+        "size": f"{row_bytes:,} bytes a label, {row_bytes * manifest.rows:,} bytes",
+        "teacher": manifest.teacher,
+        "samples": manifest.samples,
+        "mean confidence": f"{statistics.confidence_sum / rows:.4f}",
+        "mean entropy": f"{statistics.entropy_sum / rows:.4f} nats",
+        "unmapped mass": f"{statistics.unmapped_mass_sum / rows:.4f}",
+        "fidelity": f"measured on {statistics.fidelity_rows:,} rows",
+        "top-1 agreement": f"{statistics.top1_agreements / exact:.4f}",
+        "largest error": f"{statistics.largest_error:.3g}",
+        **{
+            f"KL at T = {temperature}": f"{total / exact:.3g} nats in full, "
+            f"{statistics.bucket_kl_sums.get(temperature, 0.0) / exact:.3g} in buckets"
+            for temperature, total in statistics.full_kl_sums.items()
+        },
+        "made by": f"crossdistill {manifest.provenance.package}",
+    }
+    return {printable(heading): printable(line) for heading, line in lines.items()}
+
+
+def printable(text: str) -> str:
+    """Foreign text on one line: what does not print is escaped, what is long is cut."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"

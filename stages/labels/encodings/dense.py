@@ -1,0 +1,64 @@
+"""Dense labels: every raw logit of a row, as float32, float16 or bfloat16.
+
+bfloat16 is rounded to nearest even and kept as uint16 of its bits, since neither numpy nor Zarr has the type.
+Encoding costs one pass over the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from schemas.encodings import Dense
+from schemas.errors import StoreError
+from schemas.labels import FieldSchema
+from stages.labels.encodings.base import Codec
+
+LOGITS = "logits"
+STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
+LARGEST = {
+    "float32": float(np.finfo(np.float32).max),
+    "float16": 65504.0,
+    "bfloat16": float(np.array(0x7F7F0000, np.uint32).view(np.float32)),
+}
+"""Largest absolute logit of each type."""
+
+
+class DenseCodec(Codec):
+    """All raw logits, rounded to nearest even in the stored type."""
+
+    def __init__(self, encoding: Dense) -> None:
+        self._dtype = encoding.dtype
+
+    def fields(self, classes: int) -> tuple[FieldSchema, ...]:
+        stored = STORED[self._dtype]
+        bits = ", the upper 16 bits of a float32" if self._dtype == "bfloat16" else ""
+        return (
+            FieldSchema(
+                name=LOGITS,
+                dtype=stored.name,
+                shape=(classes,),
+                bytes_per_row=classes * stored.itemsize,
+                description=f"Raw logits by class (natural log scale, up to a constant per row){bits}.",
+            ),
+        )
+
+    def encode(self, logits_BC: np.ndarray) -> dict[str, np.ndarray]:
+        largest = float(np.abs(logits_BC).max(initial=0.0))
+        if largest > LARGEST[self._dtype]:
+            raise StoreError(
+                f"a logit of size {largest:g} does not fit {self._dtype} (at most {LARGEST[self._dtype]:g}): "
+                "set the encoding's `dtype` to float32 or bfloat16"
+            )
+        if self._dtype == "bfloat16":
+            bits = logits_BC.astype("<f4", copy=False).view("<u4")
+            return {LOGITS: ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")}
+        return {LOGITS: logits_BC.astype(STORED[self._dtype])}
+
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        stored = arrays[LOGITS]
+        if self._dtype == "bfloat16":
+            return (stored.astype("<u4") << 16).view("<f4")
+        return stored.astype("<f4")

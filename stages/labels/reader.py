@@ -1,0 +1,269 @@
+"""Reading a label set at memory speed: map, verify once, gather.
+ Opening takes three small reads (`store.json`, `set.json`, the index) and lists nothing, unless a set is
+named by a prefix or not at all; nothing is ever written to the store. On first touch of a unit in a process
+the objects that are read are checked against size and checksum (about 1 s per GB); from then on rows are
+gathered from a memory map. A store that is not on this machine's disk is fetched object by object into a
+temporary folder of the process.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+
+from schemas.artifacts import LabelSetRef, ObjectInfo
+from schemas.errors import StoreError
+from schemas.labels import LabelSchema, SetManifest
+from schemas.spec import Storage
+from stages.labels.alignment import Samples, check_aligned
+from stages.labels.encodings import codec_of
+from stages.labels.index import from_parquet
+from stages.labels.statistics import merge
+from stages.labels.store import IndexedUnit, Store, root_digest
+from stages.labels.unit import (
+    CONTENT_ID,
+    FIDELITY_LOGITS,
+    FIDELITY_POSITION,
+    SAMPLE_ID,
+    data_file,
+    decode_ids,
+    ids_digest,
+    map_array,
+)
+from stages.places import Place, checksum, checksum_file
+
+UNITS_MAPPED = 256
+"""Units that are mapped at once; each holds one file descriptor per array."""
+_NAME = re.compile(r"[0-9a-f]{8,32}")
+
+
+class LabelSet:
+    """All that one teacher said about a domain, by position: the number of a row in the domain's packed order."""
+
+    def __init__(self, store: Store, manifest: SetManifest) -> None:
+        """Reads the index and checks it against the manifest. Raises StoreError naming what does not fit."""
+        self.store, self.manifest = store, manifest
+        self._units = self._read_index()
+        self.offsets = np.cumsum([0, *(unit.receipt.rows for unit in self._units)], dtype=np.int64)
+        """Position of each unit's first row, and at the end the number of rows."""
+        self._codec = codec_of(self.schema.encoding)
+        self._names = tuple(field.name for field in self.schema.fields)
+        self._mapped: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._verified: set[tuple[int, str]] = set()
+        self._cache: Path | None = None
+
+    @classmethod
+    def open(cls, where: str | Place, name: str | None = None, *, storage: Storage | None = None) -> LabelSet:
+        """The set of a store with this fingerprint, or a prefix of 8 or more digits that only one set has.
+
+        `name` may be left out where the store holds one set. Raises StoreError naming the sets that there
+        are.
+        """
+        place = where if isinstance(where, Place) else Place(where, storage or Storage())
+        store = Store.open(place)
+        fingerprint = _find_set(place, name)
+        manifest = store.manifest(fingerprint)
+        if manifest is None:
+            raise StoreError(
+                f"{place.uri} has no finished label set {fingerprint}: see `crossdistill labels ls`, or finish it "
+                "by running its spec again"
+            )
+        return cls(store, manifest)
+
+    @classmethod
+    def open_ref(cls, place: Place, ref: LabelSetRef) -> LabelSet:
+        """The set that a reference names. Raises StoreError if it is gone or not the one that was referred to."""
+        label_set = cls.open(place, ref.fingerprint)
+        if label_set.digest != ref.digest:
+            raise StoreError(
+                f"label set {ref.fingerprint} in {place.uri} is not the one that was referred to (root digest "
+                f"{label_set.digest}, not {ref.digest}): label again with --force labels"
+            )
+        return label_set
+
+    # --- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """What was asked."""
+        return self.manifest.fingerprint
+
+    @property
+    def digest(self) -> str:
+        """What came out: the root digest."""
+        return self.manifest.digest
+
+    @property
+    def schema(self) -> LabelSchema:
+        """What a label is."""
+        return self.manifest.label_schema
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.schema.classes
+
+    @property
+    def rows(self) -> int:
+        """Labels in the set."""
+        return self.manifest.rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def units(self) -> tuple[IndexedUnit, ...]:
+        """The units in the order of the domain's shards, with their receipts."""
+        return self._units
+
+    # --- rows ------------------------------------------------------------------------------------------------
+
+    def read(self, unit: int) -> dict[str, np.ndarray]:
+        """The label arrays of one unit as stored, mapped read-only; its rows are those of the packed shard."""
+        arrays = self._mapped.get(unit)
+        if arrays is None:
+            arrays = {name: self._array(unit, name) for name in self._names}
+            rows = self._units[unit].receipt.rows
+            for field in self.schema.fields:
+                found = arrays[field.name]
+                if (found.shape, found.dtype.name) != ((rows, *field.shape), field.dtype):
+                    raise StoreError(
+                        f"{self._where(unit, field.name)} holds {found.dtype.name} {found.shape}, not {field.dtype} "
+                        f"{(rows, *field.shape)}: label again with --force labels"
+                    )
+            self._mapped[unit] = arrays
+            if len(self._mapped) > UNITS_MAPPED:
+                self._mapped.popitem(last=False)
+        return arrays
+
+    def gather(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Labels at positions (B,) in any order, as stored, copied. Raises IndexError beyond the set.
+
+        Costs two copies of the rows, and about 2 µs for each unit that the positions touch.
+        """
+        positions = np.asarray(positions, np.int64)
+        if positions.size and (positions.min() < 0 or positions.max() >= self.rows):
+            raise IndexError(f"positions run from 0 to {self.rows - 1}, not {positions.min()} to {positions.max()}")
+        unit_B = np.searchsorted(self.offsets, positions, side="right") - 1
+        order = np.argsort(unit_B, kind="stable")
+        unit_B, local = unit_B[order], (positions - self.offsets[unit_B])[order]
+        ends = [*(np.flatnonzero(np.diff(unit_B)) + 1).tolist(), len(positions)] if len(positions) else []
+        by_unit = {field.name: np.empty((len(positions), *field.shape), field.dtype) for field in self.schema.fields}
+        start = 0
+        for end in ends:
+            for name, values in self.read(int(unit_B[start])).items():
+                values.take(local[start:end], axis=0, out=by_unit[name][start:end], mode="clip")
+            start = end
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return {name: values.take(back, axis=0) for name, values in by_unit.items()}
+
+    def logits(self, positions: np.ndarray) -> np.ndarray:
+        """Labels at positions (B,) decoded to float32 logits (B, C)."""
+        return self._codec.decode(self.gather(positions))
+
+    def sample_ids(self, unit: int) -> list[str]:
+        """Sample ids of one unit, in order."""
+        return decode_ids(self._array(unit, SAMPLE_ID))
+
+    def content_ids(self, unit: int) -> np.ndarray:
+        """Content ids of one unit, uint8 (N, 16)."""
+        return self._array(unit, CONTENT_ID)
+
+    def exact(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of the unit (M,), float32 logits (M, C)): the exact outputs that fidelity is measured on."""
+        return self._array(unit, FIDELITY_POSITION), self._array(unit, FIDELITY_LOGITS)
+
+    def align(self, samples: Samples) -> None:
+        """Check that position i of the set speaks of row i of the samples; one comparison per shard.
+
+        Raises LabelsMissing or StoreError with counts and the first ids that have no label or another
+        content.
+        """
+        check_aligned(self, samples)
+
+    def check_ids(self, unit: int) -> None:
+        """Check the ids of one unit against its receipt. Raises StoreError naming it."""
+        if ids_digest(self.sample_ids(unit), self.content_ids(unit)) != self._units[unit].receipt.ids_digest:
+            raise StoreError(
+                f"{self._where(unit, SAMPLE_ID)} holds other ids than the receipt: label again with --force labels"
+            )
+
+    # --- objects ---------------------------------------------------------------------------------------------
+
+    def _read_index(self) -> tuple[IndexedUnit, ...]:
+        manifest, place = self.manifest, self.store.place
+        name = f"{self.store.set_folder(manifest.fingerprint)}/{manifest.index.name}"
+        where = f"{place.uri}/{name}"
+        data = place.read_or_none(name)
+        if data is None:
+            raise StoreError(f"{where} is missing: remove that set's set.json and run again")
+        if (len(data), checksum(data)) != (manifest.index.size, manifest.index.checksum):
+            raise StoreError(f"{where} is damaged: remove it and that set's set.json, and run again")
+        units = tuple(from_parquet(data, where))
+        listed = (
+            root_digest(self.schema, units),
+            sum(unit.receipt.rows for unit in units),
+            len(units),
+            merge(unit.receipt.statistics for unit in units),
+        )
+        if listed != (manifest.digest, manifest.rows, manifest.units, manifest.statistics):
+            raise StoreError(f"{where} does not list what set.json says: one of them was edited")
+        return units
+
+    def _array(self, unit: int, name: str) -> np.ndarray:
+        """One array of a unit, verified and mapped."""
+        objects = {item.name: item for item in self._units[unit].receipt.objects}
+        where = self._where(unit, name)
+        if f"{name}/zarr.json" not in objects:
+            raise StoreError(f"{where} is not listed in the unit's receipt: label again with --force labels")
+        metadata = self._file(unit, objects[f"{name}/zarr.json"]).read_bytes()
+        data = next((item for item in objects.values() if item.name in _data_files(name)), None)
+        return map_array(metadata, None if data is None else self._file(unit, data), where)
+
+    def _file(self, unit: int, info: ObjectInfo) -> Path:
+        """The local file of one object, verified on first touch. Raises StoreError naming the object."""
+        receipt, place = self._units[unit].receipt, self.store.place
+        name = f"{self.store.unit_folder(receipt.key, receipt.attempt)}/{info.name}"
+        mend = "label again with --force labels"
+        if not place.is_local and self._cache is None:
+            self._cache = Path(tempfile.mkdtemp(prefix="crossdistill-labels-"))
+            weakref.finalize(self, shutil.rmtree, self._cache, ignore_errors=True)
+        try:
+            path = place.fetch(name, self._cache or Path())
+            verified = (unit, info.name) in self._verified
+            if path.stat().st_size != info.size or not (verified or checksum_file(path)[1] == info.checksum):
+                raise StoreError(f"{place.uri}/{name} is damaged: {mend}")
+            self._verified.add((unit, info.name))
+        except FileNotFoundError:
+            raise StoreError(f"{place.uri}/{name} is missing: {mend}") from None
+        return path
+
+    def _where(self, unit: int, name: str) -> str:
+        receipt = self._units[unit].receipt
+        return f"{self.store.place.uri}/{self.store.unit_folder(receipt.key, receipt.attempt)}/{name}"
+
+
+def _data_files(name: str) -> tuple[str, str]:
+    return data_file(name, 1), data_file(name, 2)
+
+
+def _find_set(place: Place, name: str | None) -> str:
+    """Fingerprint of the set that `name` means."""
+    if name is not None and len(name) == 32 and _NAME.fullmatch(name):
+        return name
+    if name is not None and not _NAME.fullmatch(name):
+        raise StoreError(f"'{name}' names no label set: give 8 to 32 digits (0-9, a-f) of its fingerprint")
+    known = place.names("sets")
+    found = [fingerprint for fingerprint in known if fingerprint.startswith(name or "")]
+    if len(found) == 1:
+        return found[0]
+    shown = ", ".join(item[:12] for item in known[:8]) or "none"
+    which = "a name is needed" if name is None else f"'{name}' means {len(found)} of them"
+    raise StoreError(f"{place.uri} holds {len(known)} label sets, {which}. There are: {shown}")

@@ -1,0 +1,218 @@
+"""The layout of a label store, and its commits: units by receipt, sets by `set.json`.
+
+    store.json                              layout version
+    units/KEY/ATTEMPT/...                   one unit's arrays (`stages.labels.unit`)
+    units/KEY/receipt.json                  put-if-absent: the attempt that won; a unit without one is unfinished
+    sets/FINGERPRINT/plan.json              put-if-absent: the units that the set needs
+    sets/FINGERPRINT/index-DIGEST.parquet   the receipts in the plan's order, so that a reader lists nothing
+    sets/FINGERPRINT/set.json               put-if-absent, last
+
+Any number of writers may work on one set: what one finished, the others adopt. This module loads no numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.artifacts import ObjectInfo
+from schemas.canonical import digest
+from schemas.errors import StoreError
+from schemas.labels import LabelSchema, Receipt, SetManifest, SetPlan, StoreManifest, UnitPlan
+from stages.places import Place, checksum
+
+FIDELITY_ROWS = 2000
+"""Rows of a set whose exact outputs are kept, at least, or all."""
+FIDELITY_SCALE = 2**32
+"""One more than the largest 32-bit number: the threshold that takes every row."""
+_READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class IndexedUnit:
+    """One unit of a finished set: which shard it speaks of, and its receipt."""
+
+    shard: str
+    shard_digest: str
+    receipt: Receipt
+
+
+def unit_key(teacher: str, how: Mapping[str, Any], schema: LabelSchema, view: int, shard_digest: str) -> str:
+    """Name of a unit: who said it (the teacher's digest), how, in which schema and view, about which samples."""
+    return digest({"teacher": teacher, "how": dict(how), "schema": schema, "view": view, "shard": shard_digest})
+
+
+def fidelity_threshold(rows: int) -> int:
+    """Threshold on 32 bits of the content id that keeps at least `FIDELITY_ROWS` of `rows` rows, or all.
+
+    It aims five standard deviations higher, so that fewer is a chance below one in a million.
+    """
+    aim = FIDELITY_ROWS + 5 * FIDELITY_ROWS**0.5
+    return FIDELITY_SCALE if rows <= aim else int(FIDELITY_SCALE * aim / rows)
+
+
+def missing_units(plan: SetPlan, receipts: Mapping[str, Receipt]) -> tuple[UnitPlan, ...]:
+    """Units of the plan without a receipt, in its order, each once."""
+    units = {unit.key: unit for unit in plan.units}
+    return tuple(unit for key, unit in units.items() if key not in receipts)
+
+
+def root_digest(schema: LabelSchema, units: Sequence[IndexedUnit]) -> str:
+    """What came out: the schema, and by sorted key each unit's place in the set, rows, ids and objects.
+
+    No attempt, host or time: a resumed, repeated or copied set has the same.
+    """
+    entries = sorted(
+        [
+            unit.receipt.key,
+            number,
+            unit.shard_digest,
+            unit.receipt.rows,
+            unit.receipt.ids_digest,
+            sorted([item.name, item.size, item.checksum] for item in unit.receipt.objects),
+        ]
+        for number, unit in enumerate(units)
+    )
+    return digest({"schema": schema, "units": entries})
+
+
+@dataclass(frozen=True)
+class Store:
+    """A label store at a place. Cheap to make and to send to a worker; reads nothing until asked."""
+
+    place: Place
+
+    @classmethod
+    def create(cls, place: Place) -> Store:
+        """The store at a place, made if there is none. Raises ContractError if its layout is another."""
+        place.put_new("store.json", StoreManifest().to_json())
+        return cls.open(place)
+
+    @classmethod
+    def open(cls, place: Place) -> Store:
+        """The store at a place. Raises StoreError if there is none, ContractError if its layout is another."""
+        data = place.read_or_none("store.json")
+        if data is None:
+            raise StoreError(f"{place.uri} is no label store: it has no store.json. Check the address")
+        StoreManifest.parse_json(data, f"{place.uri}/store.json")
+        return cls(place)
+
+    # --- units -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def unit_folder(key: str, attempt: str) -> str:
+        """Folder of one attempt on a unit, below the store."""
+        return f"units/{key}/{attempt}"
+
+    def receipt(self, key: str) -> Receipt | None:
+        """The receipt of a unit, or None if it is unfinished. One small read."""
+        name = f"units/{key}/receipt.json"
+        data = self.place.read_or_none(name)
+        if data is None:
+            return None
+        receipt = Receipt.parse_json(data, f"{self.place.uri}/{name}")
+        if receipt.key != key:
+            raise StoreError(f"{self.place.uri}/{name} is the receipt of another unit, {receipt.key}: remove it")
+        return receipt
+
+    def receipts(self, plan: SetPlan) -> dict[str, Receipt]:
+        """The receipts of the plan's finished units, by key. One small read per unit, 16 at once."""
+        keys = list(dict.fromkeys(unit.key for unit in plan.units))
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            found = pool.map(self.receipt, keys)
+            return {key: receipt for key, receipt in zip(keys, found, strict=True) if receipt is not None}
+
+    def commit_unit(self, receipt: Receipt) -> Receipt:
+        """Make a unit exist: by this receipt, or by the one that another writer committed first.
+
+        A loser removes its own attempt, and only that. Raises StoreError if the winner speaks of other
+        samples.
+        """
+        self.place.put_new(f"units/{receipt.key}/receipt.json", receipt.to_json())
+        winner = self.receipt(receipt.key)
+        if winner is None:
+            raise StoreError(f"{self.place.uri}/units/{receipt.key}/receipt.json was removed while it was written")
+        if winner.attempt != receipt.attempt:
+            self.place.remove(self.unit_folder(receipt.key, receipt.attempt))
+            if (winner.rows, winner.ids_digest) != (receipt.rows, receipt.ids_digest):
+                raise StoreError(
+                    f"unit {receipt.key} of {self.place.uri} speaks of other samples: {winner.rows} rows with ids "
+                    f"{winner.ids_digest}, not {receipt.rows} with {receipt.ids_digest}. Use another store"
+                )
+        return winner
+
+    # --- sets ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def set_folder(fingerprint: str) -> str:
+        """Folder of a set, below the store."""
+        return f"sets/{fingerprint}"
+
+    def commit_plan(self, plan: SetPlan) -> None:
+        """Say what a set needs, once. Raises StoreError if another plan stands there."""
+        name = f"{self.set_folder(plan.fingerprint)}/plan.json"
+        if self.place.put_new(name, plan.to_json()):
+            return
+        found = SetPlan.parse_json(self.place.read(name), f"{self.place.uri}/{name}")
+        if (found.label_schema, found.units) != (plan.label_schema, plan.units):
+            raise StoreError(
+                f"{self.place.uri}/{name} plans other units for the same fingerprint: "
+                "it was written by other code or edited. Remove that set's folder, or use another store"
+            )
+
+    def manifest(self, fingerprint: str) -> SetManifest | None:
+        """`set.json` of a finished set, or None. One small read."""
+        name = f"{self.set_folder(fingerprint)}/set.json"
+        data = self.place.read_or_none(name)
+        if data is None:
+            return None
+        manifest = SetManifest.parse_json(data, f"{self.place.uri}/{name}")
+        if manifest.fingerprint != fingerprint:
+            raise StoreError(f"{self.place.uri}/{name} is the manifest of another set, {manifest.fingerprint}")
+        return manifest
+
+    def commit_set(self, plan: SetPlan, receipts: Mapping[str, Receipt], teacher: str, samples: str) -> SetManifest:
+        """Make a set exist, once every unit has its receipt; another writer's equal set is adopted.
+
+        Writes the index, then `set.json`. Raises StoreError if a set of other content stands there.
+        """
+        from stages.labels.index import to_parquet
+        from stages.labels.statistics import merge
+
+        units = [IndexedUnit(unit.shard, unit.shard_digest, receipts[unit.key]) for unit in plan.units]
+        data = to_parquet(units)
+        index = ObjectInfo(name=f"index-{checksum(data)}.parquet", size=len(data), checksum=checksum(data))
+        folder = self.set_folder(plan.fingerprint)
+        self.place.put_new(f"{folder}/{index.name}", data)
+        manifest = SetManifest(
+            fingerprint=plan.fingerprint,
+            digest=root_digest(plan.label_schema, units),
+            rows=sum(unit.receipt.rows for unit in units),
+            units=len(units),
+            label_schema=plan.label_schema,
+            index=index,
+            statistics=merge(unit.receipt.statistics for unit in units),
+            teacher=teacher,
+            samples=samples,
+            provenance=plan.provenance,
+        )
+        self.place.put_new(f"{folder}/set.json", manifest.to_json())
+        winner = self.manifest(plan.fingerprint)
+        if winner is None or winner.digest != manifest.digest:
+            raise StoreError(
+                f"{self.place.uri}/{folder}/set.json does not list the units that are there: it was edited, or its "
+                "units were made again. Remove that set's folder and run again"
+            )
+        return winner
+
+    def forget_set(self, fingerprint: str) -> None:
+        """Let a set and its units be made anew. Their files stay, since other sets may list them."""
+        name = f"{self.set_folder(fingerprint)}/plan.json"
+        data = self.place.read_or_none(name)
+        self.place.remove(f"{self.set_folder(fingerprint)}/set.json")
+        if data is not None:
+            for unit in SetPlan.parse_json(data, f"{self.place.uri}/{name}").units:
+                self.place.remove(f"units/{unit.key}/receipt.json")
+            self.place.remove(name)
