@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.graph.project import Project
+from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from schemas.artifacts import WeightsRef
@@ -18,8 +20,8 @@ SECRET = re.compile(r"^[a-z0-9+.-]+://[^/@]+@")
 """A URI with credentials before its host."""
 
 
-def check_spec(loaded: LoadedSpec) -> None:
-    """Raise SpecError with every fault of the spec itself: names, settings, sources, weights, metrics."""
+def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
+    """Raise SpecError with every fault that can be told without writing: names, settings, sources, weights, places."""
     spec = loaded.spec
     problems = [*_shadows(loaded), *_secrets(spec.dump(), ""), *_references(spec)]
     try:
@@ -28,6 +30,9 @@ def check_spec(loaded: LoadedSpec) -> None:
     except UserError as error:
         problems += error.problems
     problems += _weights_faults(spec)
+    problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
+    if not problems:
+        problems += _class_faults(spec)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -124,6 +129,20 @@ def _task_faults(spec: Spec) -> Iterator[str]:
             )
 
 
+def _class_faults(spec: Spec) -> Iterator[str]:
+    """Class sets that do not match, where the spec itself names them; others are compared once the data is packed."""
+    project = Project(spec, normal_parts(spec), {}, {})
+    declared = {f"domains.{name}": domain for name, domain in spec.domains.items() if domain.classes is not None}
+    for name, teacher in spec.teachers.items():
+        targets = [target for target in project.targets_of(name) if f"domains.{target}" in declared]
+        known = teacher.classes is not None or bool(teacher.domains)
+        if teacher.from_ is None and known and all(f"domains.{domain}" in declared for domain in teacher.domains):
+            try:
+                classes_of(project, declared, name, targets)
+            except UserError as error:
+                yield from error.problems
+
+
 def _models(spec: Spec) -> Iterator[tuple[str, str]]:
     for name, teacher in spec.teachers.items():
         if teacher.model is not None:
@@ -174,8 +193,12 @@ def check_places(loaded: LoadedSpec, workspace: Place) -> None:
 
     Raises PlaceError for a place that cannot be written or lets two writers win.
     """
-    places = [workspace] if loaded.spec.store is None else [workspace, Place(loaded.spec.store, loaded.spec.storage)]
-    for place in places:
+    for place in _places(loaded, workspace):
         if not place.exists("probes/safe"):
             place.probe()
             place.put_new("probes/safe", b"16 writers, one winner\n")
+
+
+def _places(loaded: LoadedSpec, workspace: Place) -> list[Place]:
+    store = loaded.spec.store
+    return [workspace] if store is None else [workspace, Place(store, loaded.spec.storage)]

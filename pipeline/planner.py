@@ -63,7 +63,7 @@ def make_plan(loaded: LoadedSpec, context: Context) -> Plan:
 
     Raises SpecError with every fault found, PlaceError for an unsafe place.
     """
-    check_spec(loaded)
+    check_spec(loaded, context.workspace)
     check_places(loaded, context.workspace)
     graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace))
     plan = Plan(loaded, graph, {})

@@ -242,6 +242,15 @@ class Place:
             elif self._fs.exists(self._full(name)):
                 self._fs.rm(self._full(name), recursive=True)
 
+    def unwritable(self) -> str | None:
+        """Why a local place cannot be written, told without writing; None if it can, or is not local."""
+        if not self.is_local:
+            return None
+        there = next(path for path in (self.path, *self.path.parents) if path.exists())
+        if not there.is_dir():
+            return f"{self.uri} cannot be a folder: {there} is a file"
+        return None if os.access(there, os.W_OK | os.X_OK) else f"{self.uri} cannot be written: check {there}"
+
     def probe(self) -> None:
         """Try the place: 16 concurrent creates of one key must have exactly one winner.
 

@@ -68,8 +68,9 @@ def test_every_fault_of_a_spec_is_told_at_once(tmp_path: Path) -> None:
     value["students"]["sharp"]["training"] = {"augmentation": {"rotat": 3}}
     value["students"]["sharp"]["model"] = "mobil-tiny"
     value["evaluation"]["metrics"] = ["acuracy"]
+    value["store"] = "s3://key:secret@bucket/store"
     spec.write_text(yaml.safe_dump(value))
-    answer = command("plan", str(spec))
+    answer = command("plan", str(spec), "--workspace", str(spec / "below"))
     assert answer.returncode == 2
     for word in (
         "no domain is called 'sorce'; did you mean 'source'?",
@@ -78,6 +79,8 @@ def test_every_fault_of_a_spec_is_told_at_once(tmp_path: Path) -> None:
         "no method is called 'sofd'; did you mean 'soft'?",
         "unknown field 'temprature'; did you mean 'temperature'?",
         "unknown field 'rotat'; did you mean 'rotate'?",
+        "store carries a secret",
+        "cannot be a folder",
     ):
         assert word in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -102,6 +105,20 @@ def test_a_model_that_does_not_fit_is_found_before_the_work(tmp_path: Path, name
     assert "students.small.model" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert not (spec.with_suffix(".workspace") / "artifacts").exists()
+
+
+def test_class_sets_that_do_not_match_are_found_in_the_plan_where_they_are_named(tmp_path: Path) -> None:
+    spec = write_world(tmp_path)
+    value = yaml.safe_load(spec.read_text())
+    value["domains"]["source"]["classes"] = ["across", "down", "slope"]
+    value["domains"]["target"]["classes"] = ["down", "across", "slope"]
+    spec.write_text(yaml.safe_dump(value))
+    answer = command("plan", str(spec))
+    assert answer.returncode == 2
+    assert "have the same classes in another order" in answer.stderr
+    value["domains"]["target"]["classes"] = ["across", "down", "steep"]
+    spec.write_text(yaml.safe_dump(value))
+    assert "only the first: slope; only the second: steep" in command("plan", str(spec)).stderr
 
 
 def test_the_whole_way_as_a_person_types_it(world: Path) -> None:
