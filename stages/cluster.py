@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ def start(resources: Resources, user_code: Path | None = None) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ core writes to the user's terminal
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # and the raylet's remarks come on stdout
     import ray
 
     if ray.is_initialized():
@@ -69,12 +74,36 @@ def start(resources: Resources, user_code: Path | None = None) -> None:
     if not address:
         # "local" always starts one: without an address Ray would join any cluster that it finds on this machine
         options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    try:
-        ray.init(**options)
-    except ConnectionError as error:
-        raise PlaceError(f"no Ray cluster answers at {address}: {error}") from None
+    with _own_signals(), _silence():
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            raise PlaceError(f"no Ray cluster answers at {address}: {error}") from None
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray puts one of its own in place, which prints a stack."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on file descriptor 2 meanwhile: Ray's C++ core tells there that it will tell nothing."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def new_bulletin() -> Any:

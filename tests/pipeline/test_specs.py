@@ -87,6 +87,12 @@ def test_extends_merges_and_keeps_the_places_of_each_file(base: Path) -> None:
     assert spec.students["t"].weights == str(folder / "w.pt")
 
 
+def test_anchors_and_merge_keys_work(base: Path) -> None:
+    base.write_text(BASE.replace("s: {", "s: &s {") + "  t: {<<: *s, seeds: 3}\n")
+    students = load_spec(base).spec.students
+    assert (students["t"].model, students["t"].seeds, students["s"].seeds) == (students["s"].model, 3, 1)
+
+
 def test_extends_in_a_circle_is_refused(base: Path) -> None:
     base.write_text("extends: other.yaml\n")
     (base.parent / "other.yaml").write_text("extends: base.yaml\n")
