@@ -5,6 +5,7 @@ Walks the graph once; each step costs one or two small reads. Costs no torch, un
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -107,18 +108,19 @@ def record_of(step: Step, inputs: Document, fingerprints: dict[str, str]) -> Ste
 
 
 def explain_change(old: StepRecord, new: StepRecord) -> str:
-    """The fields that differ, in words: `students[3].training.epochs: 8 -> 9`."""
-    changes: list[str] = []
+    """The fields that differ, in words: `method.temperature: 2.0 -> 4.0 (5 of 15 parts)`."""
+    changes: Counter[str] = Counter()
     for part, fingerprint in new.fingerprints.items():
         if part not in old.fingerprints:
-            changes.append(f"{part or 'it'} is new")
+            changes["new"] += 1
         elif old.fingerprints[part] != fingerprint:
-            fields = list(_differences(old.inputs.get(part), new.inputs.get(part), part))
-            changes += fields or [f"{part + ': ' if part else ''}the code of a plug-in, or of the stage, changed"]
+            fields = list(_differences(old.inputs.get(part), new.inputs.get(part), ""))
+            changes.update(fields or ["the code of a plug-in, or of the stage, changed"])
     if not changes:
         return "not finished, or removed"
-    shown = "; ".join(changes[:3])
-    return shown + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+    parts = len(new.fingerprints)
+    shown = [change if count == parts else f"{change} ({count} of {parts} parts)" for change, count in changes.items()]
+    return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
@@ -131,9 +133,14 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
             if one != other:
                 yield from _differences(one, other, f"{where}[{index}]")
     elif where.endswith("digest"):
-        yield f"{where.removesuffix('.digest') or 'its input'} has new content"
+        yield f"{_field(where.removesuffix('.digest')) or 'its input'} has new content"
     else:
-        yield f"{where}: {_short(old)} -> {_short(new)}"
+        yield f"{_field(where)}: {_short(old)} -> {_short(new)}"
+
+
+def _field(where: str) -> str:
+    """A field as people know it: a part of a cohort holds one student."""
+    return where.removeprefix("students[0].")
 
 
 def _short(value: Any) -> str:
