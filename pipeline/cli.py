@@ -34,7 +34,12 @@ SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML or JSON file.",
 Workspace = Annotated[str | None, typer.Option(help="Workspace (directory or URI); left out: beside the spec.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a value: students.mobile.seeds=3.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Steps = Annotated[list[str] | None, typer.Option(metavar="STAGE")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint-url", metavar="URL", help="Server of an s3:// place; left out: AWS_ENDPOINT_URL, or AWS itself."
+    ),
+]
 
 
 @app.command()
@@ -125,6 +130,7 @@ def stage(
     workspace: Annotated[str, typer.Option(help="Workspace (directory or URI).")] = "crossdistill.workspace",
     example: Annotated[bool, typer.Option("--example", help="Print an inputs file to start from.")] = False,
     local: Annotated[bool, typer.Option("--local", help="Work in this process, without Ray.")] = False,
+    endpoint_url: Endpoint = None,
 ) -> None:
     """Run one stage alone: JSON in, JSON out."""
     from stages.base import get_stage
@@ -140,8 +146,10 @@ def stage(
     text = sys.stdin.read() if str(inputs) == "-" else inputs.read_text("utf-8")
     asked = found.Inputs.parse_json(text, str(inputs))
     from pipeline.alone import run_alone
+    from schemas.spec import Storage
 
-    sys.stdout.write(run_alone(found, asked, workspace, local).to_json().decode())
+    storage = Storage(endpoint_url=endpoint_url)
+    sys.stdout.write(run_alone(found, asked, workspace, local, storage).to_json().decode())
 
 
 @app.command()
@@ -169,24 +177,29 @@ def schema(
 
 @labels_app.command("ls")
 def labels_ls(
-    store: Annotated[str, typer.Argument(help="A store, or a workspace that holds one.")], as_json: AsJson = False
+    store: Annotated[str, typer.Argument(help="A store, or a workspace that holds one.")],
+    as_json: AsJson = False,
+    endpoint_url: Endpoint = None,
 ) -> None:
     """List the label sets of a store."""
     from pipeline.show import print_sets
+    from schemas.spec import Storage
 
-    print_sets(store, None, as_json)
+    print_sets(store, None, as_json, Storage(endpoint_url=endpoint_url))
 
 
 @labels_app.command("show")
 def labels_show(
     store: Annotated[str, typer.Argument(help="A store, or a workspace that holds one.")],
-    name: Annotated[str, typer.Argument(help="Fingerprint of the set, or the first 8 digits or more.")],
+    name: Annotated[str, typer.Argument(help="Fingerprint or root digest of the set, or its first 8 digits or more.")],
     as_json: AsJson = False,
+    endpoint_url: Endpoint = None,
 ) -> None:
     """Show the card of a label set: who said it, about what, how exactly."""
     from pipeline.show import print_sets
+    from schemas.spec import Storage
 
-    print_sets(store, name, as_json)
+    print_sets(store, name, as_json, Storage(endpoint_url=endpoint_url))
 
 
 def main() -> int:

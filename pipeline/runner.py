@@ -20,6 +20,7 @@ from pipeline.probing import try_models
 from pipeline.workspace import EventLog, held_lease, write_record
 from schemas.errors import CrossdistillError, InternalError, MissingUpstream, SpecError, did_you_mean
 from schemas.runs import Event
+from schemas.spec import Storage
 from stages import cluster
 from stages.base import STAGES, get_stage
 from stages.context import Context
@@ -43,6 +44,8 @@ class RunResult:
     """What failed, by step."""
     not_done: list[str] = field(default_factory=list)
     """Steps that were wanted and rest on what failed."""
+    storage: Storage = field(default_factory=Storage)
+    """Where the object storage answers that outputs may name."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def execute(plan: Plan, context: Context, selection: Selection, listener: Listen
     todo = missing | forced | (plan.graph.downstream(forced) & wanted)
     _check_upstream(plan, todo)
     if not todo:
-        return RunResult(outputs=plan.outputs)
+        return RunResult(outputs=plan.outputs, storage=context.storage)
     with held_lease(context.workspace, command), _events(context, listener) as emit:
         return _Run(plan, replace(context, sink=emit), todo, forced).go()
 
@@ -115,7 +118,7 @@ def _events(context: Context, listener: Listener) -> Iterator[Listener]:
 class _Run:
     def __init__(self, plan: Plan, context: Context, todo: set[str], forced: set[str]) -> None:
         self.plan, self.context, self.todo, self.forced = plan, context, todo, forced
-        self.result = RunResult(outputs=plan.outputs)
+        self.result = RunResult(outputs=plan.outputs, storage=context.storage)
         for name in todo:
             self.result.outputs.pop(name, None)
         self.finished: queue.Queue[tuple[str, dict[str, Any], list[str], BaseException | None, float]] = queue.Queue()

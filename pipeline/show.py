@@ -12,6 +12,7 @@ from pipeline.runner import RunResult
 from schemas.base import Document
 from schemas.errors import ContractError, MissingUpstream, SpecError, did_you_mean
 from schemas.evaluation import Report, ReportOutputs
+from schemas.spec import Storage
 from stages.places import Place
 
 
@@ -67,7 +68,7 @@ def print_result(result: RunResult, spec: Path, workspace: str | None) -> None:
         return
     outputs = result.outputs.get("report")
     if isinstance(outputs, ReportOutputs):
-        print_report(_read_report(outputs))
+        print_report(_read_report(outputs, result.storage))
         console.print(f"\nThe report: {outputs.report.uri}", soft_wrap=True)
     if result.not_done:
         console.print(f"Not done, since they rest on what failed: {', '.join(result.not_done)}", soft_wrap=True)
@@ -93,13 +94,13 @@ def report_of(plan: Plan) -> Report:
             f"there is no report yet: {len(todo)} steps are to do ({shown}). "
             f"Make it: `crossdistill run {plan.loaded.path.name}`"
         )
-    return _read_report(outputs)
+    return _read_report(outputs, plan.loaded.spec.storage)
 
 
-def _read_report(outputs: ReportOutputs) -> Report:
+def _read_report(outputs: ReportOutputs, storage: Storage) -> Report:
     from stages.evaluation.reader import read_report
 
-    return read_report(Place(outputs.report.uri), outputs.report)
+    return read_report(Place(outputs.report.uri, storage), outputs.report)
 
 
 def print_report(report: Report) -> None:
@@ -146,18 +147,18 @@ def _plugin_configs() -> dict[str, Any]:
     return found | {f"method:{name}": METHODS.get(name).Config for name in METHODS.names()}
 
 
-def print_sets(where: str, name: str | None, as_json: bool) -> None:
+def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | None = None) -> None:
     """All sets of a store, or the card of one."""
     from stages.labels.catalog import card, list_sets
 
-    place = Place(where)
+    place = Place(where, storage or Storage())
     if not place.exists("store.json") and place.exists("store/store.json"):
         place = place / "store"
     if not place.exists("store.json"):
         raise SpecError(f"{place.uri} is no label store (it has no store.json), nor a workspace that holds one")
     sets = list_sets(place)
     if name is not None:
-        sets = [item for item in sets if item.fingerprint.startswith(name)]
+        sets = [item for item in sets if item.fingerprint.startswith(name) or item.digest.startswith(name)]
         if len(sets) != 1 or len(name) < 8:
             count = f"{len(sets)} sets begin" if len(name) >= 8 else "8 digits or more are needed, no set can be told"
             raise SpecError(f"{count} with '{name}' in {place.uri}: see them with `crossdistill labels ls {where}`")

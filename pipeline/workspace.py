@@ -49,6 +49,8 @@ def _acquire(log: Log, lease: Lease, wait: float) -> int:
     while True:
         number, data = log.last()
         current = None if data is None else Lease.parse_json(data, "the workspace's lease")
+        if current is not None and current.holder == lease.holder:
+            return number  # it was taken, and only the answer was lost
         if current is not None and not current.released and not _dead(current):
             deadline = time.monotonic() + wait
             while log.last()[0] == number:
@@ -72,7 +74,7 @@ def _beat(log: Log, lease: Lease, number: int, done: threading.Event) -> None:
         beat += 1
         entry = lease.model_copy(update={"beat": beat, "released": finished})
         try:
-            if not log.append(number + 1, entry.to_json()):
+            if not log.append(number + 1, entry.to_json()) and log.last() != (number + 1, entry.to_json()):
                 return  # taken for dead and replaced: the work goes on, since commits are safe without a lease
             log.forget(number)
             number += 1

@@ -32,13 +32,6 @@ WORKER_ENV = {
 """Environment of every worker. The allocator's thresholds make training up to 1.8 times faster here."""
 
 
-def check_worker() -> None:
-    """Run at the start of every worker: a shadowed package is a clear error there too."""
-    import crossdistill
-
-    crossdistill.check_house()
-
-
 def start(resources: Resources, user_code: Path | None = None) -> None:
     """Join the cluster of `resources`, or start one on this machine. Does nothing if Ray is up.
 
@@ -54,10 +47,7 @@ def start(resources: Resources, user_code: Path | None = None) -> None:
     if ray.is_initialized():
         return
     address = resources.address or os.environ.get("RAY_ADDRESS")
-    environment: dict[str, Any] = {
-        "env_vars": dict(WORKER_ENV),
-        "worker_process_setup_hook": "stages.cluster.check_worker",
-    }
+    environment: dict[str, Any] = {"env_vars": dict(WORKER_ENV)}
     if user_code is not None:
         if address:
             environment["working_dir"] = str(user_code)
@@ -81,6 +71,43 @@ def start(resources: Resources, user_code: Path | None = None) -> None:
             raise PlaceError(f"no Ray cluster answers at {address}: {error}") from None
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    check_workers()
+
+
+def check_workers() -> None:
+    """Start one worker on each node and see that it finds our packages, and no foreign ones by their names.
+
+    Costs the start of a worker, which later work uses. Raises PlaceError naming what is missing or shadowed.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def strangers() -> list[str]:  # an inner function travels by value: it must not need what it looks for
+        import importlib.util
+
+        found = []
+        for name, mark in expected.items():
+            spec = importlib.util.find_spec(name)
+            if spec is None or spec.origin is None:
+                found.append(f"'{name}' is not installed there")
+                continue
+            with open(spec.origin, encoding="utf-8") as file:  # noqa: PTH123
+                if file.read(len(mark)) != mark:
+                    found.append(f"'{name}' is shadowed by {spec.origin}")
+        return found
+
+    from crossdistill import MARK, PACKAGES
+
+    expected = dict.fromkeys(PACKAGES, MARK)
+    remote: Any = ray.remote(strangers)
+    for node in [node for node in ray.nodes() if node["Alive"]]:
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        found = ray.get(remote.options(num_cpus=0, scheduling_strategy=here).remote())
+        if found:
+            raise PlaceError(
+                f"workers on {node['NodeManagerHostname']} do not find crossdistill's own packages: "
+                f"{'; '.join(found)}. Install crossdistill there, rename that folder, or leave it out of PYTHONPATH"
+            )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Places: a directory or a bucket prefix, with the one guarantee that commits rest on: put-if-absent.
 
 Local: temporary file, fsync, hard link. S3: a conditional PUT (`If-None-Match: *`). Memory: a lock (tests).
+Credentials of object storage come from the environment or the usual config files, and stand in no message.
 A name that exists is never written again; what must change is a numbered log of such names (`Log`).
 """
 
@@ -9,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import random
+import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +35,12 @@ from schemas.spec import Storage
 _memory_lock = threading.Lock()
 RACERS = 16
 """Concurrent creates of one key in the probe of a place; exactly one may win."""
+S3_CONFIG: dict[str, Any] = {
+    "retries": {"mode": "standard", "total_max_attempts": 4},  # a server that is down is told of within about 7 s
+    "max_pool_connections": 32,
+}
+CONFLICT_TRIES = 8
+"""Attempts at a conditional write while the server says that another one is under way (409)."""
 
 
 def new_attempt() -> str:
@@ -80,6 +90,8 @@ class Place:
     def __post_init__(self) -> None:
         if "://" not in self.uri:
             object.__setattr__(self, "uri", str(Path(self.uri).expanduser().absolute()))
+        elif not self.uri.partition("://")[2].strip("/"):
+            raise PlaceError(f"{self.uri} names no bucket and no folder")
         else:
             object.__setattr__(self, "uri", self.uri.rstrip("/").removeprefix("file://"))
 
@@ -114,8 +126,10 @@ class Place:
 
     def exists(self, name: str) -> bool:
         """Whether an object or folder is there."""
-        with _told(self.uri):
-            return bool(self._fs.exists(self._full(name)))
+        if self.is_local:
+            with _told(self.uri):
+                return bool(self._fs.exists(self._full(name)))
+        return self.stat(name) is not None  # s3fs says of a bucket that is not there only that nothing is in it
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names right below a folder, files and folders; empty if it does not exist."""
@@ -126,9 +140,12 @@ class Place:
                 fs.invalidate_cache()
             try:
                 found = fs.ls(root, detail=False)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if _no_bucket(error):
+                    raise
                 return []
-        names = {posixpath.basename(str(item).rstrip("/")) for item in found}
+        below = {str(item).rstrip("/") for item in found} - {root.rstrip("/")}  # an empty folder may list itself
+        names = {posixpath.basename(item) for item in below}
         return sorted(name for name in names if name and not name.startswith(".tmp-"))
 
     def open(self, name: str) -> IO[bytes]:
@@ -142,15 +159,16 @@ class Place:
         with _told(self.uri):
             try:
                 return _stat(self._fs.info(self._full(name)))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
                 return None
 
     def stats(self) -> dict[str, Stat]:
         """Every file below this folder, at any depth, by name. One listing."""
         with _told(self.uri):
             root: str = self._fs._strip_protocol(self.uri)
-            found = self._fs.find(root, detail=True)
-            return {path[len(root) :].lstrip("/"): _stat(found[path]) for path in sorted(found)}
+            return {path[len(root) :].lstrip("/"): _stat(info) for path, info in _files(self._fs, root).items()}
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Create an object whole, or leave what is there: True if this call made it."""
@@ -164,11 +182,7 @@ class Place:
                         return False
                     fs.pipe_file(full, data)
                     return True
-            try:
-                fs.pipe_file(full, data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+            return _create(fs, full, data)
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object below an attempt's own name, where nobody else writes."""
@@ -220,8 +234,7 @@ class Place:
         """Every file below a folder, with size and checksum, sorted by name. Reads all bytes."""
         with _told(self.uri):
             fs, root = self._fs, self._full(folder)
-            found = sorted(str(path) for path in fs.find(root))
-            for path in found:
+            for path in _files(fs, root):
                 name = path[len(root) :].lstrip("/")
                 if isinstance(fs, LocalFileSystem):
                     size, digest = checksum_file(Path(path))
@@ -239,6 +252,9 @@ class Place:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+            elif _is_s3(self.uri):
+                for found in _files(self._fs, self._full(name)):
+                    self._fs.rm_file(found)  # its recursive `rm` passes over what it may not remove
             elif self._fs.exists(self._full(name)):
                 self._fs.rm(self._full(name), recursive=True)
 
@@ -343,6 +359,40 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _create(fs: Any, full: str, data: bytes) -> bool:
+    """A conditional write to object storage: True if this call made the object."""
+    for attempt in range(1, CONFLICT_TRIES + 1):
+        try:
+            fs.pipe_file(full, data, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            status = _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status == 412:  # s3fs makes FileExistsError only of AWS's own wording
+                return False
+            if status != 409 or attempt == CONFLICT_TRIES:
+                raise
+        time.sleep(random.uniform(0.5, 1) * min(0.05 * 2**attempt, 2))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _files(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """What a file system says of each file below a folder, or of the file `root`, by full path, sorted."""
+    found = fs.find(root, detail=True)
+    return {str(path): found[path] for path in sorted(found) if found[path].get("type") != "directory"}
+
+
+def _answer(error: BaseException) -> dict[str, Any]:
+    """What the server answered, out of an error that s3fs made of it; empty if it is of another kind."""
+    answer = getattr(error.__cause__, "response", None)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _no_bucket(error: BaseException) -> bool:
+    return bool(_answer(error).get("Error", {}).get("Code") == "NoSuchBucket")
+
+
 def _stat(info: dict[str, Any]) -> Stat:
     marks = [str(info[key]) for key in ("ETag", "mtime", "created", "LastModified") if info.get(key) is not None]
     return Stat(size=int(info.get("size") or 0), version=" ".join(marks), folder=info.get("type") == "directory")
@@ -357,13 +407,19 @@ def _filesystem(uri: str, storage: Storage) -> Any:
         return _local
     protocol = uri.split("://", 1)[0]
     options: dict[str, Any] = {}
-    if protocol in ("s3", "s3a"):
+    if _is_s3(uri):
         client = {"region_name": storage.region} if storage.region else {}
-        options = {"endpoint_url": storage.endpoint_url, "client_kwargs": client, "use_listings_cache": False}
+        options = {"client_kwargs": client, "config_kwargs": S3_CONFIG, "use_listings_cache": False}
+        if storage.endpoint_url:  # else the environment or a config file may name one
+            options["endpoint_url"] = storage.endpoint_url
     try:
         return fsspec.filesystem(protocol, **options)
     except (ValueError, ImportError) as error:
         raise PlaceError(f"{uri}: no file system for '{protocol}://': {error}") from None
+
+
+def _is_s3(uri: str) -> bool:
+    return uri.startswith(("s3://", "s3a://"))
 
 
 _local = LocalFileSystem(auto_mkdir=True)
@@ -371,16 +427,34 @@ _local = LocalFileSystem(auto_mkdir=True)
 
 @contextmanager
 def _told(uri: str) -> Iterator[None]:
-    """Failures of a place as PlaceError; FileNotFoundError passes."""
+    """Failures of a place as PlaceError, one sentence each; FileNotFoundError passes."""
     try:
         yield
-    except (FileNotFoundError, PlaceError):
+    except PlaceError:
+        raise
+    except FileNotFoundError as error:
+        if _no_bucket(error):
+            raise PlaceError(f"{uri} cannot be used: its bucket does not exist. Make it, or check the name") from None
         raise
     except PermissionError as error:
-        raise PlaceError(f"{uri} may not be used: {error}. Check its permissions or your credentials") from None
+        raise PlaceError(f"{uri} may not be used: {_said(error)}. Check its permissions or your credentials") from None
     except OSError as error:
-        raise PlaceError(f"{uri} cannot be used: {error}") from None
+        raise PlaceError(f"{uri} cannot be used: {_said(error)}") from None
     except Exception as error:
-        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-            raise PlaceError(f"{uri} cannot be used: {error}") from None
-        raise
+        clients = type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp")
+        if not clients and not (isinstance(error, ValueError) and "endpoint" in str(error)):
+            raise
+        raise PlaceError(f"{uri} cannot be used: {_said(error)}{_MENDS.get(type(error).__name__, '')}") from None
+
+
+_MENDS = {
+    "NoCredentialsError": ". Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "EndpointConnectionError": ". Is that its server (`storage.endpoint_url`, --endpoint-url or AWS_ENDPOINT_URL), "
+    "and up?",
+}
+"""What mends a failure of the client, by its name."""
+
+
+def _said(error: BaseException) -> str:
+    """An error's message on one line, without a closing full stop, and without a password that an URL carries."""
+    return re.sub(r"(?<=//)[^/@\s]+@|[^/@\s\"']+:[^/@\s]+@", "", " ".join(str(error).split()).rstrip("."))

@@ -66,19 +66,20 @@ def test_a_folder_of_the_users_own_beside_the_spec_is_refused(tmp_path: Path) ->
 
 
 @pytest.mark.ray
-def test_a_foreign_package_is_a_clear_error_in_a_worker(tmp_path: Path, ray_runtime: None) -> None:
-    import ray
-
+def test_a_foreign_package_is_a_clear_error_in_a_worker(tmp_path: Path) -> None:
+    """Where only the workers' import path has it; Ray is started anew, since this process's own path is fine."""
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline/__init__.py").touch()
-    environment = {
-        "env_vars": {"PYTHONPATH": str(tmp_path)},
-        "worker_process_setup_hook": "stages.cluster.check_worker",
-    }
-
-    def work() -> int:
-        return 1
-
-    remote = ray.remote(work).options(runtime_env=environment)
-    with pytest.raises(Exception, match="own package 'pipeline' is shadowed by"):
-        ray.get(remote.remote())
+    code = (
+        "from pathlib import Path; from schemas.spec import Resources; from stages import cluster\n"
+        f"try: cluster.start(Resources(), Path({str(tmp_path)!r}))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "cluster.stop()"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path / "elsewhere"
+    )
+    assert answer.stdout.startswith("PlaceError workers on ")
+    assert f"'pipeline' is shadowed by {tmp_path}/pipeline/__init__.py" in answer.stdout
+    assert "rename that folder" in answer.stdout

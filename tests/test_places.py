@@ -10,10 +10,16 @@ import pytest
 
 from schemas.errors import PlaceError
 from stages.places import Log, Place, checksum
+from tests.s3 import Server, s3_server
+
+__all__ = ["s3_server"]
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "s3":
+        server: Server = request.getfixturevalue("s3_server")
+        return server.new_place()
     return Place(str(tmp_path / "a place")) if request.param == "local" else Place(f"memory://{uuid.uuid4().hex}")
 
 
@@ -55,6 +61,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         Place(str(file / "below")).probe()
     with pytest.raises(PlaceError, match="no file system for 'nowhere://'"):
         Place("nowhere://x").read("y")
+
+
+def test_a_place_that_cannot_be_written_is_told_without_writing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert "file is a file" in str(Place(str(file / "below/deeper")).unwritable())
+    assert Place(str(tmp_path / "new/deeper")).unwritable() is None
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", "a//b", "./a", "a\\b"])
