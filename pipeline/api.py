@@ -14,13 +14,20 @@ from stages.context import Context
 from stages.places import Place
 
 
-def plan(spec: str | Path | LoadedSpec, workspace: str | None = None, overrides: Iterable[str] = ()) -> Plan:
-    """What a run of this spec would do, and why. Starts no Ray.
+def plan(
+    spec: str | Path | LoadedSpec,
+    workspace: str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    listener: Listener | None = None,
+    look_only: bool = False,
+) -> Plan:
+    """What a run of this spec would do, and why. Starts no Ray; `look_only` tries no models and writes nothing.
 
     Raises SpecError, ContractError or PlaceError with every fault that can be found before work starts.
     """
     loaded = _loaded(spec, overrides)
-    return make_plan(loaded, _context(loaded, workspace))
+    return make_plan(loaded, _context(loaded, workspace, listener), look_only)
 
 
 def run(
@@ -38,7 +45,7 @@ def run(
     Ray is started if it is not up, and left running: call `ray.shutdown()` when you are done with it.
     """
     loaded = _loaded(spec, overrides)
-    context = _context(loaded, workspace)
+    context = _context(loaded, workspace, listener)
     made = make_plan(loaded, context)
     return execute(made, context, selection or Selection(), listener or _nobody, command)
 
@@ -50,9 +57,15 @@ def _loaded(spec: str | Path | LoadedSpec, overrides: Iterable[str]) -> LoadedSp
     return loaded
 
 
-def _context(loaded: LoadedSpec, workspace: str | None) -> Context:
+def _context(loaded: LoadedSpec, workspace: str | None, listener: Listener | None) -> Context:
     place = Place(workspace or loaded.default_workspace, loaded.spec.storage)
-    return Context(workspace=place, storage=loaded.spec.storage, resources=loaded.spec.resources)
+    return Context(
+        workspace=place,
+        storage=loaded.spec.storage,
+        resources=loaded.spec.resources,
+        step="plan",
+        sink=listener or _nobody,
+    )
 
 
 def _nobody(event: Event) -> None:

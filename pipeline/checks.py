@@ -155,8 +155,9 @@ def _weights_faults(spec: Spec) -> Iterator[str]:
     for where, uri in _weights(spec):
         folder, _, file = uri.rpartition("/")
         try:
-            if not Place(folder, spec.storage).exists(file):
-                yield f"{where}: there is no file {uri}"
+            found = Place(folder, spec.storage).stat(file)
+            if found is None or found.folder:
+                yield f"{where}: {'there is no file' if found is None else 'it is a folder, not a file:'} {uri}"
         except UserError as error:
             yield f"{where}: {error}"
 

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from schemas.errors import CrossdistillError, Interrupted, SpecError
+from schemas.errors import CrossdistillError, InternalError, Interrupted, SpecError, TrainingFailed, UserError
 
 app = typer.Typer(
     help="Cross-domain knowledge distillation with an offline soft-label store.",
@@ -55,6 +56,8 @@ def init(
         return
     text = TASKS.get(task).starter()
     path = out or Path(f"{task}.yaml")
+    if not path.parent.is_dir():
+        raise SpecError(f"there is no folder {path.parent} to write {path.name} to")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -65,11 +68,13 @@ def init(
 
 @app.command()
 def plan(spec: SpecPath, workspace: Workspace = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a spec and show each step: present, missing or not yet known, and why. Starts no work."""
+    """Check a spec and show each step: present, missing, damaged or not yet known, and why. Starts no work."""
     from pipeline.api import plan as make
     from pipeline.show import plan_json, print_plan
+    from pipeline.view import View
 
-    made = make(spec, workspace, overrides or ())
+    with redirect_stdout(sys.stderr), View() as view:
+        made = make(spec, workspace, overrides or (), listener=view)
     if as_json:
         print(json.dumps(plan_json(made), indent=2))
     else:
@@ -98,7 +103,7 @@ def run(
     from pipeline.view import View
 
     selection = Selection(tuple(only or ()), tuple(start or ()), tuple(force or ()))
-    with View() as view:
+    with redirect_stdout(sys.stderr), View() as view:  # what the user's own code prints is not our answer
         result = execute(
             spec,
             workspace,
@@ -112,14 +117,16 @@ def run(
     else:
         print_result(result, spec, workspace)
     if result.failures:
-        errors = list(result.failures.values())
-        raise max(errors, key=lambda error: error.exit_code == 1)
-    failed = [student for out in result.outputs.values() for student in getattr(out, "students", ()) if student.failure]
+        steps = ", ".join(result.failures)
+        kind = InternalError if any(error.exit_code == 1 for error in result.failures.values()) else UserError
+        raise kind(f"failed: {steps} (the reason stands above)") from next(iter(result.failures.values()))
+    trainings = [student for out in result.outputs.values() for student in getattr(out, "students", ())]
+    failed = [student for student in trainings if student.failure]
     if failed:
-        first = failed[0]
-        raise SpecError(
-            f"{len(failed)} students failed, the others are done; the first: {first.name} ({first.arm}, "
-            f"seed {first.seed}): {first.failure}"
+        names = ", ".join(dict.fromkeys(student.name for student in failed))
+        raise TrainingFailed(
+            f"{len(failed)} of {len(trainings)} trainings failed ({names}; the reasons stand above and in the report), "
+            "the others are done"
         )
 
 
@@ -143,13 +150,15 @@ def stage(
         raise SpecError(f"stage {name} needs an inputs file; see one: crossdistill stage {name} --example")
     if str(inputs) != "-" and not inputs.is_file():
         raise SpecError(f"there is no inputs file {inputs}; see one: crossdistill stage {name} --example")
-    text = sys.stdin.read() if str(inputs) == "-" else inputs.read_text("utf-8")
+    text: str | bytes = sys.stdin.read() if str(inputs) == "-" else inputs.read_bytes()
     asked = found.Inputs.parse_json(text, str(inputs))
     from pipeline.alone import run_alone
     from schemas.spec import Storage
 
     storage = Storage(endpoint_url=endpoint_url)
-    sys.stdout.write(run_alone(found, asked, workspace, local, storage).to_json().decode())
+    with redirect_stdout(sys.stderr):
+        outputs = run_alone(found, asked, workspace, local, storage)
+    sys.stdout.write(outputs.to_json().decode())
 
 
 @app.command()
@@ -158,7 +167,7 @@ def report(spec: SpecPath, workspace: Workspace = None, overrides: Overrides = N
     from pipeline.api import plan as make
     from pipeline.show import print_report, report_of
 
-    found = report_of(make(spec, workspace, overrides or ()))
+    found = report_of(make(spec, workspace, overrides or (), look_only=True))
     if as_json:
         sys.stdout.write(found.to_json().decode())
     else:
@@ -208,8 +217,9 @@ def main() -> int:
     try:
         if app(standalone_mode=False) == Interrupted.exit_code:  # typer makes a code of Ctrl-C
             raise Interrupted
-    except (KeyboardInterrupt, Interrupted, typer.Abort):
-        _say("Interrupted. What is finished is kept; the same command goes on from there.")
+    except (KeyboardInterrupt, Interrupted, typer.Abort) as error:
+        said = str(error) if isinstance(error, Interrupted) else ""
+        _say(said or "Interrupted. What is finished is kept; the same command goes on from there.")
         return _leave(130)
     except CrossdistillError as error:
         for problem in error.problems:

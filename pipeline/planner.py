@@ -6,7 +6,7 @@ Walks the graph once; each step costs one or two small reads. Costs no torch, un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,12 +17,12 @@ from pipeline.specs import LoadedSpec
 from pipeline.workspace import last_record
 from schemas.base import Document
 from schemas.canonical import identity
-from schemas.errors import SpecError, UserError
+from schemas.errors import ContractError, SpecError, StoreError, UserError
 from schemas.runs import StepRecord
 from stages.base import get_stage
 from stages.context import Context
 
-State = Literal["present", "missing", "unknown"]
+State = Literal["present", "missing", "damaged", "unknown"]
 
 
 @dataclass
@@ -37,7 +37,7 @@ class PlannedStep:
     """What it gave, where it exists."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     why: str = ""
-    """Why it must run, or what its fingerprint waits for."""
+    """Why it must run, what is damaged and the mend, or what its fingerprint waits for."""
 
 
 @dataclass
@@ -46,12 +46,25 @@ class Plan:
 
     loaded: LoadedSpec
     graph: Graph
+    workspace: str
     steps: dict[str, PlannedStep]
+
+    def command(self, *more: str) -> str:
+        """The `crossdistill run` that does it, to be shown to people."""
+        return self.loaded.command("run", self.workspace, *more)
 
     @property
     def to_do(self) -> list[str]:
         """Steps that do not exist yet."""
         return [name for name, planned in self.steps.items() if planned.state != "present"]
+
+    def check_whole(self, forced: Collection[str] = ()) -> None:
+        """Raise StoreError with every damaged step but those that are made anew anyway."""
+        damaged = [
+            planned.why for name, planned in self.steps.items() if planned.state == "damaged" and name not in forced
+        ]
+        if damaged:
+            raise StoreError(*dict.fromkeys(damaged))
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -59,15 +72,16 @@ class Plan:
         return {name: planned.outputs for name, planned in self.steps.items() if planned.state == "present"}
 
 
-def make_plan(loaded: LoadedSpec, context: Context) -> Plan:
-    """Check everything that can be checked, then look at what exists.
+def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False) -> Plan:
+    """Check everything that can be checked, then look at what exists; `look_only` writes nothing at all.
 
     Raises SpecError with every fault found, PlaceError for an unsafe place.
     """
     check_spec(loaded, context.workspace)
-    check_places(loaded, context.workspace)
+    if not look_only:
+        check_places(loaded, context.workspace)
     graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace))
-    plan = Plan(loaded, graph, {})
+    plan = Plan(loaded, graph, context.workspace.uri, {})
     problems: list[str] = []
     for step in graph.steps.values():
         try:
@@ -75,7 +89,8 @@ def make_plan(loaded: LoadedSpec, context: Context) -> Plan:
         except UserError as error:
             problems += error.problems
             plan.steps[step.name] = PlannedStep(step, "unknown", why="cannot be asked: see the error")
-    problems += try_models(loaded, plan.outputs, context)
+    if not look_only:
+        problems += try_models(loaded, plan.outputs, context)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
     return plan
@@ -89,7 +104,10 @@ def look(step: Step, done: dict[str, Any], context: Context) -> PlannedStep:
     inputs = step.inputs(done)
     stage = get_stage(step.stage)
     fingerprints = stage.fingerprints(inputs)
-    outputs = stage.find(context, inputs)
+    try:
+        outputs = stage.find(context, inputs)
+    except (StoreError, ContractError) as error:
+        return PlannedStep(step, "damaged", inputs, None, fingerprints, str(error))
     if outputs is not None:
         return PlannedStep(step, "present", inputs, outputs, fingerprints)
     record = last_record(context.workspace, step.name)

@@ -14,14 +14,15 @@ from typing import Any
 
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
-from schemas.errors import InternalError
+from pipeline.workspace import readable
 from schemas.models import ProbeInputs, ProbeVerdict
 from stages.context import Context
 from stages.training.probe import probe_key
 
 UNKNOWN_CLASSES = ("first", "second")
 """Stand in while a domain is not packed: the factory is tried, the weights wait."""
-TIMEOUT_S = 300
+TIMEOUT_S = 120
+"""Most seconds that one subprocess may take."""
 
 
 def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) -> list[str]:
@@ -31,17 +32,19 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
     new: dict[str, tuple[str, ProbeInputs]] = {}
     for where, inputs in wanted.items():
         key = probe_key(inputs)
-        data = context.workspace.read_or_none(f"probes/models/{key}.json")
-        if data is not None:
-            verdicts[where] = ProbeVerdict.parse_json(data, f"verdict on {where}")
+        verdict = readable(ProbeVerdict, context.workspace.read_or_none(f"probes/models/{key}.json"))
+        if verdict is not None:
+            verdicts[where] = verdict
         else:
             new[where] = (key, inputs)
     if new:
         distinct = dict(new.values())
+        context.tell("note", f"trying {', '.join(dict.fromkeys(item.model.name for item in distinct.values()))}")
         found = dict(zip(distinct, _run(loaded, list(distinct.values())), strict=True))
         for where, (key, _) in new.items():
             verdict = found[key]
             if verdict.problem is None:  # a fault may lie in the environment: it is tried again
+                context.workspace.remove(f"probes/models/{key}.json")  # what stands there is damaged
                 context.workspace.put_new(f"probes/models/{key}.json", verdict.to_json())
             verdicts[where] = verdict
     return [f"{where}: {verdict.problem}" for where, verdict in verdicts.items() if verdict.problem]
@@ -88,17 +91,39 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def _run(loaded: LoadedSpec, inputs: list[ProbeInputs]) -> list[ProbeVerdict]:
+    """Verdicts in order. A model that ends or hangs the process has that for its verdict, and the rest go on."""
+    verdicts: list[ProbeVerdict] = []
+    while len(verdicts) < len(inputs):
+        left = inputs[len(verdicts) :]
+        found, ending = _try(loaded, left)
+        verdicts += found
+        if len(found) < len(left):
+            verdicts.append(ProbeVerdict(key=probe_key(left[len(found)]), problem=ending))
+    return verdicts
+
+
+def _try(loaded: LoadedSpec, inputs: list[ProbeInputs]) -> tuple[list[ProbeVerdict], str]:
+    """Verdicts of one subprocess as far as it came, and how it ended."""
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(loaded.folder)]))
-    answer = subprocess.run(
-        [sys.executable, "-m", "stages.training.probe"],
-        input=json.dumps([item.dump() for item in inputs]),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
-    if answer.returncode != 0:
-        last = (answer.stderr.strip().splitlines() or ["no word from it"])[-1]
-        raise InternalError(f"trying the models failed (exit code {answer.returncode}): {last}")
-    return [ProbeVerdict.parse(item, "a model's verdict") for item in json.loads(answer.stdout.splitlines()[-1])]
+    command = [sys.executable, "-m", "stages.training.probe"]
+    asked = json.dumps([item.dump() for item in inputs])
+    try:
+        answer = subprocess.run(
+            command,
+            input=asked,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+        said, ending = (
+            answer.stdout,
+            f"the process that tried it ended without a verdict (exit code {answer.returncode})",
+        )
+        if answer.stderr.strip():
+            ending += f": {answer.stderr.strip().splitlines()[-1]}"
+    except subprocess.TimeoutExpired as late:
+        said = (late.stdout or b"").decode()  # bytes, though text was asked for
+        ending = f"it gave no answer in {TIMEOUT_S} s: does its module wait for something, or work, when imported?"
+    return [ProbeVerdict.parse_json(line, "a model's verdict") for line in said.splitlines()], ending

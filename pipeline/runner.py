@@ -18,7 +18,7 @@ from pipeline.graph import Graph, Step
 from pipeline.planner import Plan, look, record_of
 from pipeline.probing import try_models
 from pipeline.workspace import EventLog, held_lease, write_record
-from schemas.errors import CrossdistillError, InternalError, MissingUpstream, SpecError, did_you_mean
+from schemas.errors import CrossdistillError, InternalError, Interrupted, MissingUpstream, SpecError, did_you_mean
 from schemas.runs import Event
 from schemas.spec import Storage
 from stages import cluster
@@ -80,8 +80,11 @@ def _matching(graph: Graph, names: tuple[str, ...]) -> set[str]:
 
 
 def execute(plan: Plan, context: Context, selection: Selection, listener: Listener, command: str) -> RunResult:
-    """Do what the plan lacks. Raises MissingUpstream, Busy, or the failure itself where nothing else went on."""
+    """Do what the plan lacks. Raises MissingUpstream, Busy, StoreError for what is damaged and not forced, or the
+    failure itself where nothing else went on.
+    """
     wanted, forced = selection.wanted(plan.graph), selection.forced(plan.graph)
+    plan.check_whole(forced)
     missing = {name for name in wanted if plan.steps[name].state != "present"}
     todo = missing | forced | (plan.graph.downstream(forced) & wanted)
     _check_upstream(plan, todo)
@@ -97,7 +100,7 @@ def _check_upstream(plan: Plan, todo: set[str]) -> None:
             if need in todo or plan.steps[need].state == "present":
                 continue
             makeable = all(plan.steps[up].state == "present" for up in plan.graph.steps[need].needs)
-            command = f"crossdistill run {plan.loaded.path.name}" + (f" --only {need}" if makeable else "")
+            command = plan.command("--only", need) if makeable else plan.command()
             raise MissingUpstream(f"{name} needs {need}, which does not exist. Make it: `{command}`")
 
 
@@ -134,6 +137,13 @@ class _Run:
                 if not self.running:
                     break
                 self._collect()
+        except KeyboardInterrupt:
+            kept = len(self.result.outputs)
+            running = f"; {', '.join(self.running)} goes on from its last checkpoint" if self.running else ""
+            raise Interrupted(
+                f"Interrupted. {kept} of {len(self.plan.graph.steps)} steps are finished and kept{running}: "
+                f"`{self.plan.command()}`"
+            ) from None
         finally:
             self._drain()
         failed = set(self.result.failures)
@@ -190,13 +200,13 @@ class _Run:
         started = time.monotonic()
         try:
             context = replace(context, step=name)
-            planned = [look(step, self.result.outputs, context) for step in steps]
             stage = get_stage(steps[0].stage)
+            for step in steps:
+                if step.name in self.forced:
+                    stage.discard(context, step.inputs(self.result.outputs))
+            planned = [look(step, self.result.outputs, context) for step in steps]
             asked = {step.name: plan.inputs for step, plan in zip(steps, planned, strict=True)}
             outputs = {step.name: plan.outputs for step, plan in zip(steps, planned, strict=True)}
-            for forced in self.forced & set(outputs):
-                stage.discard(context, asked[forced])
-                outputs[forced] = None
             missing = [step for step, found in outputs.items() if found is None]
             if missing:
                 context.tell("started")
@@ -225,6 +235,10 @@ class _Run:
             return
         self.result.outputs |= outputs
         self.result.made += made
+        for failed in [
+            student for out in outputs.values() for student in getattr(out, "students", ()) if student.failure
+        ]:
+            context.tell("warning", f"{failed.name} ({failed.arm}, seed {failed.seed}) failed: {failed.failure}")
         context.tell("done" if made else "skipped", seconds=seconds)
 
     def _drain(self) -> None:

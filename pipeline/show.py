@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from pipeline.planner import Plan
 from pipeline.runner import RunResult
 from schemas.base import Document
-from schemas.errors import ContractError, MissingUpstream, SpecError, did_you_mean
+from schemas.errors import ContractError, MissingUpstream, SpecError, StoreError, did_you_mean
 from schemas.evaluation import Report, ReportOutputs
 from schemas.spec import Storage
 from stages.places import Place
@@ -23,12 +24,19 @@ def _console() -> Any:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON: steps in order, with state, fingerprints and why."""
+    """A plan as JSON: steps in order, with state, fingerprints, why, and the inputs that `crossdistill stage` takes."""
     return {
         "spec": plan.loaded.spec.name,
         "notes": plan.graph.notes,
         "steps": [
-            {"step": name, "state": planned.state, "fingerprints": planned.fingerprints, "why": planned.why}
+            {
+                "step": name,
+                "stage": planned.step.stage,
+                "state": planned.state,
+                "fingerprints": planned.fingerprints,
+                "why": planned.why,
+                "inputs": planned.inputs.dump() if planned.inputs else None,
+            }
             for name, planned in plan.steps.items()
         ],
     }
@@ -41,7 +49,7 @@ def print_plan(plan: Plan) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("step", "state", "fingerprint", "why"):
         table.add_column(title, overflow="fold")
-    styles = {"present": "green", "missing": "yellow", "unknown": "dim"}
+    styles = {"present": "green", "missing": "yellow", "damaged": "red", "unknown": "dim"}
     for name, planned in plan.steps.items():
         prints = list(planned.fingerprints.values())
         shown = "" if not prints else prints[0][:12] + (f" +{len(prints) - 1}" if len(prints) > 1 else "")
@@ -52,7 +60,7 @@ def print_plan(plan: Plan) -> None:
         console.print(f"Note: {_safe(note)}", soft_wrap=True)
     todo = plan.to_do
     console.print(
-        f"{len(todo)} of {len(plan.steps)} steps to do: crossdistill run {plan.loaded.path.name}"
+        f"{len(todo)} of {len(plan.steps)} steps to do: {plan.command()}"
         if todo
         else "Nothing to do: everything exists.",
         soft_wrap=True,
@@ -85,14 +93,14 @@ def result_json(result: RunResult) -> dict[str, Any]:
 
 
 def report_of(plan: Plan) -> Report:
-    """The report of a finished run. Raises MissingUpstream if it is not finished."""
+    """The report of a finished run. Raises MissingUpstream if it is not finished, StoreError if it is damaged."""
+    plan.check_whole()
     outputs = plan.outputs.get("report")
     if not isinstance(outputs, ReportOutputs):
         todo = plan.to_do
         shown = ", ".join(todo[:4]) + (", …" if len(todo) > 4 else "")
         raise MissingUpstream(
-            f"there is no report yet: {len(todo)} steps are to do ({shown}). "
-            f"Make it: `crossdistill run {plan.loaded.path.name}`"
+            f"there is no report yet: {len(todo)} steps are to do ({shown}). Make it: `{plan.command()}`"
         )
     return _read_report(outputs, plan.loaded.spec.storage)
 
@@ -124,7 +132,7 @@ def schema_of(name: str) -> dict[str, Any]:
     from schemas.registry import contracts
 
     known: dict[str, Any] = {**contracts(), **_plugin_configs()}
-    found = next((value for key, value in known.items() if key.lower() == name.lower()), None)
+    found = next((value for key, value in known.items() if name.lower() in (key.lower(), key.split(":")[-1])), None)
     if found is None:
         raise ContractError(f"nothing called '{name}' has a schema{did_you_mean(name, list(known))}")
     schema: dict[str, Any] = found.model_json_schema(by_alias=True)
@@ -148,7 +156,7 @@ def _plugin_configs() -> dict[str, Any]:
 
 
 def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | None = None) -> None:
-    """All sets of a store, or the card of one."""
+    """All sets of a store, or the card of one. Damaged ones are told in a line each, on stderr beside JSON."""
     from stages.labels.catalog import card, list_sets
 
     place = Place(where, storage or Storage())
@@ -156,12 +164,16 @@ def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | N
         place = place / "store"
     if not place.exists("store.json"):
         raise SpecError(f"{place.uri} is no label store (it has no store.json), nor a workspace that holds one")
-    sets = list_sets(place)
+    sets, damaged = list_sets(place)
     if name is not None:
+        told = [problem for fingerprint, problem in damaged.items() if fingerprint.startswith(name)]
         sets = [item for item in sets if item.fingerprint.startswith(name) or item.digest.startswith(name)]
-        if len(sets) != 1 or len(name) < 8:
-            count = f"{len(sets)} sets begin" if len(name) >= 8 else "8 digits or more are needed, no set can be told"
+        if len(sets) + len(told) != 1 or len(name) < 8:
+            few = "8 digits or more are needed, no set can be told"
+            count = f"{len(sets) + len(told)} sets begin" if len(name) >= 8 else few
             raise SpecError(f"{count} with '{name}' in {place.uri}: see them with `crossdistill labels ls {where}`")
+        if told:
+            raise StoreError(*told)
     if as_json:
         print(json.dumps([item.dump() for item in sets], indent=2))
     elif name is not None:
@@ -182,6 +194,8 @@ def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | N
                 for item in sets
             ],
         )
+    for problem in damaged.values() if name is None else ():
+        print(f"damaged: {problem}", file=sys.stderr if as_json else sys.stdout)
 
 
 def _encoding(encoding: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ class LoadedSpec:
 
     spec: Spec
     path: Path
+    overrides: tuple[str, ...] = ()
+    """As given with `--set`."""
 
     @property
     def folder(self) -> Path:
@@ -33,6 +36,17 @@ class LoadedSpec:
         """The directory beside the spec that a run uses if none is named."""
         return str(self.path.with_suffix(".workspace"))
 
+    def command(self, verb: str, workspace: str, *more: str) -> str:
+        """The command line that does `verb` with this spec as it was given, to be shown to people."""
+        here = Path.cwd()
+        shown = self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+        words = ["crossdistill", verb, str(shown)]
+        if workspace != self.default_workspace:
+            words += ["--workspace", workspace]
+        for override in self.overrides:
+            words += ["--set", override]
+        return shlex.join([*words, *more])
+
 
 def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> LoadedSpec:
     """Read a spec; `overrides` are `path.to.value=YAML`, as `--set` takes them.
@@ -41,10 +55,11 @@ def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> LoadedSpec:
     """
     path = Path(path).expanduser().absolute()
     value = _read(path, ())
+    overrides = tuple(overrides)
     for override in overrides:
         _apply(value, override)
     _absolute(value, path.parent)
-    return LoadedSpec(Spec.parse(value, path.name), path)
+    return LoadedSpec(Spec.parse(value, path.name), path, overrides)
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -66,6 +81,8 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 def _read(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
     if path in trail:
         raise SpecError(f"{path} extends itself, by way of {', '.join(item.name for item in trail)}")
+    if path.is_dir():
+        raise SpecError(f"{path} is a directory: name the spec in it")
     if not path.is_file():
         siblings = (
             [item.name for item in path.parent.glob("*") if item.suffix in SUFFIXES] if path.parent.is_dir() else []
@@ -79,9 +96,8 @@ def _read(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{path.name}: not valid YAML: {error}") from None
     if not isinstance(value, dict):
-        raise SpecError(
-            f"{path.name} is no spec: it holds {type(value).__name__}, not a mapping that begins with `version: 1`"
-        )
+        held = "nothing" if value is None else f"a {type(value).__name__}"
+        raise SpecError(f"{path.name} is no spec: it holds {held}, not a mapping that begins with `version: 1`")
     parent = value.pop("extends", None)
     if parent is None:
         return value
@@ -118,9 +134,11 @@ def _apply(value: dict[str, Any], override: str) -> None:
         key, parts = ".".join(parts[:take]), parts[take:]
         if isinstance(here.get(key), str):  # a part given by its name alone
             here[key] = {"name": here[key]}
-        here = here.setdefault(key, {})
-        if not isinstance(here, dict):
-            raise SpecError(f"--set {override}: '{key}' holds {here!r}, which has no parts")
+        inner = here.get(key, {})
+        if not isinstance(inner, dict):
+            raise SpecError(f"--set {override}: '{key}' holds {inner!r}, which has no parts")
+        here[key] = dict(inner)  # a copy: an anchor's mapping may stand in other places too
+        here = here[key]
     here[parts[0]] = item
 
 

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from schemas.errors import Busy
+from schemas.base import Document
+from schemas.errors import Busy, ContractError
 from schemas.runs import Event, Lease, StepRecord
 from stages.places import Log, Place, new_attempt
 
@@ -23,6 +25,17 @@ STALE_S = 20.0
 """A heartbeat that has not moved for this long, by the observer's own clock, belongs to a dead holder."""
 FLUSH_S = 3.0
 """Seconds between flushes of the event log."""
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def readable(contract: type[DocumentT], data: bytes | None) -> DocumentT | None:
+    """What a file of the caches and the history says, or None if there is none or it is damaged: none of them blocks
+    any work.
+    """
+    try:
+        return None if data is None else contract.parse_json(data, "it")
+    except ContractError:
+        return None
 
 
 @contextmanager
@@ -48,7 +61,7 @@ def held_lease(workspace: Place, command: str, wait: float = STALE_S) -> Iterato
 def _acquire(log: Log, lease: Lease, wait: float) -> int:
     while True:
         number, data = log.last()
-        current = None if data is None else Lease.parse_json(data, "the workspace's lease")
+        current = readable(Lease, data)
         if current is not None and current.holder == lease.holder:
             return number  # it was taken, and only the answer was lost
         if current is not None and not current.released and not _dead(current):
@@ -134,19 +147,18 @@ class EventLog:
 
 
 def read_events(workspace: Place) -> list[Event]:
-    """All events of all runs, by time."""
-    events: list[Event] = []
+    """All events of all runs, by time; lines that are damaged are left out."""
+    lines: list[bytes] = []
     for writer in workspace.names("events"):
         for segment in workspace.names(f"events/{writer}"):
-            name = f"events/{writer}/{segment}"
-            events += [Event.parse_json(line, name) for line in workspace.read(name).splitlines()]
+            lines += workspace.read(f"events/{writer}/{segment}").splitlines()
+    events = [event for line in lines if (event := readable(Event, line)) is not None]
     return sorted(events, key=lambda event: event.time)
 
 
 def last_record(workspace: Place, step: str) -> StepRecord | None:
-    """What a step asked when it last ran here."""
-    number, data = Log(workspace / f"runs/steps/{step}").last()
-    return None if data is None else StepRecord.parse_json(data, f"record {number} of {step}")
+    """What a step asked when it last ran here, as far as that can be read."""
+    return readable(StepRecord, Log(workspace / f"runs/steps/{step}").last()[1])
 
 
 def write_record(workspace: Place, record: StepRecord) -> None:

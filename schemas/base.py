@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from schemas.errors import ContractError, explain
+from schemas.errors import DIGEST_PATTERN, NAME_PATTERN, ContractError, explain
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A name given by people: letters, digits, dot, underscore, hyphen; safe as a file name."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
 """blake2b-128 in hexadecimal."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -47,6 +47,17 @@ class Contract(BaseModel):
         return self.model_dump(mode="json")
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} stand in it twice: class names differ from each other")
+    return names
+
+
+Classes = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+"""Class names in order, each once."""
+
+
 class Part(Contract):
     """A plug-in (task, method, model, policy): its name and its raw settings.
 
@@ -61,6 +72,8 @@ class Part(Contract):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping | Part):
+            raise ValueError("give a name, or a mapping of `name` and its settings")
         return {"name": value} if isinstance(value, str) else value
 
     @property
@@ -114,7 +127,8 @@ class Document(Contract):
         Raises ContractError naming `where`, every fault, and for an unknown field the probable one.
         """
         if not isinstance(value, Mapping):
-            raise ContractError(f"{where} is not a {cls.__name__}: it holds {type(value).__name__}, not a mapping")
+            held = "it is empty" if value is None else f"it holds a {type(value).__name__}, not a mapping"
+            raise ContractError(f"{where} is not a {cls.__name__}: {held}")
         if "version" not in value:
             raise ContractError(f"{where} has no version: a {cls.__name__} begins with `version: {cls.VERSION}`")
         try:

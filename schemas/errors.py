@@ -21,6 +21,7 @@ Every error survives a process boundary: its arguments are its messages, plain s
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -104,6 +105,15 @@ class InternalError(CrossdistillError):
     """Our failure: short, with the place of the full log."""
 
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+DIGEST_PATTERN = r"^[0-9a-f]{32}$"
+PATTERNS = {
+    NAME_PATTERN: "a name: up to 80 letters, digits, dots, underscores and hyphens, a letter or digit first",
+    DIGEST_PATTERN: "a digest: 32 hexadecimal digits",
+}
+"""Patterns in words."""
+
+
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`; did you mean 'x'?`, or the known words where none is near, or nothing."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -122,6 +132,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             yield f"unknown field '{where}'{did_you_mean(word, known)}"
         elif fault["type"] == "missing":
             yield f"'{where}' is missing"
+        elif fault["type"] == "literal_error":
+            known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+            near = did_you_mean(str(fault["input"]), known)
+            yield f"{where}: it is one of {', '.join(known)}, not {fault['input']!r}{near if '?' in near else ''}"
+        elif fault["type"] == "string_pattern_mismatch":
+            yield f"{where}: {fault['input']!r} is not {PATTERNS.get(fault['ctx']['pattern'], 'of the right form')}"
         else:
             message = fault["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(fault["input"], dict | BaseModel) or not where else f" (found {fault['input']!r})"

@@ -11,6 +11,9 @@ from schemas.base import Contract, Digest, Document, Name, Part
 from schemas.spec import Evaluation
 from schemas.students import Arm
 
+IMPOSSIBLE = "impossible"
+"""A reason that begins so: the arm cannot be, and was not tried."""
+
 
 class QualityRef(Ref):
     """A table of quality with the predictions that it rests on."""
@@ -239,6 +242,8 @@ class Section(Contract):
     """About what."""
     rows: NonNegativeInt
     """Labels in it."""
+    fingerprint: Digest
+    """Its name in the store, which `crossdistill labels show` takes."""
     digest: Digest
     """Root digest of the set."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from schemas.base import Contract, Document, Fraction, Name, Part
+from schemas.base import Classes, Contract, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
 
 SplitName = Literal["train", "validation", "test"]
@@ -99,9 +100,11 @@ class LabelBudget(Contract):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return {"train": value, "validation": value}
-        return value
+        if isinstance(value, Mapping | LabelBudget):
+            return value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError("a label budget is a whole number n for n + n, or {train: n, validation: n}")
+        return {"train": value, "validation": value}
 
     def __str__(self) -> str:
         return f"{self.train} + {self.validation}"
@@ -118,7 +121,7 @@ class Domain(Contract):
     """True labels that may be used; left out: all of train and validation. A number n means n + n."""
     columns: dict[str, str] = {}
     """Column of the source by role (`sample_id`, `label`, and the task's own such as `image`)."""
-    classes: tuple[str, ...] | None = None
+    classes: Classes | None = None
     """Class names in order; left out: the sorted values of the label column."""
     prepare: dict[str, Any] = {}
     """The task's own settings for bringing this domain's samples into form (such as a centre crop)."""
@@ -191,7 +194,7 @@ class Teacher(Contract):
     """Given weights (safetensors, or a state dict of tensors): the teacher is not trained."""
     preprocessing: dict[str, Any] = {}
     """The task's own settings for how this model wants its input (size, mean, std, channel order)."""
-    classes: tuple[str, ...] | None = None
+    classes: Classes | None = None
     """Classes of a given model, in the order of its outputs; left out: those of the target."""
     class_map: dict[str, str] = {}
     """Target class by own class, many to one; classes left out are unmapped, and their mass is reported."""
@@ -238,6 +241,21 @@ class Labels(Contract):
     """The view that is labelled: 0 is the sample itself."""
 
 
+def _seeds(value: Any) -> Any:
+    if isinstance(value, list | tuple) and value:
+        return tuple(dict.fromkeys(value))
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("`seeds` is how many (a whole number from 1), or which (a list such as [0, 3])")
+    return tuple(range(value))
+
+
+Seeds = Annotated[
+    tuple[NonNegativeInt, ...],
+    BeforeValidator(_seeds, json_schema_input_type=PositiveInt | tuple[NonNegativeInt, ...]),
+]
+"""Seeds, each once; a number n stands for 0 to n - 1."""
+
+
 class Student(Contract):
     """A small model for the target."""
 
@@ -251,17 +269,12 @@ class Student(Contract):
     """How a training step uses the labels."""
     training: Training = Training()
     """How it is trained; the arms without a teacher are trained alike."""
-    seeds: PositiveInt | tuple[NonNegativeInt, ...] = 1
+    seeds: Seeds = (0,)
     """How many seeds (0, 1, …) or which; a seed sets initialisation and the draw of the label budget."""
     weights: str | None = None
     """Given weights that it and its baselines start from; a head of another size starts anew."""
     preprocessing: dict[str, Any] = {}
     """The task's own settings for how this model wants its input."""
-
-    @property
-    def seed_list(self) -> tuple[int, ...]:
-        """The seeds, each once."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(dict.fromkeys(self.seeds))
 
 
 Baseline = Literal["no-teacher", "source-only", "source-finetuned"]

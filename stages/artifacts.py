@@ -6,6 +6,7 @@ attempt won. It is written last and once; a killed attempt leaves a folder that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from typing import Any, TypeVar
 from schemas.artifacts import Artifact, ObjectInfo, Provenance, Ref
 from schemas.base import Contract, Document
 from schemas.canonical import digest, identity
-from schemas.errors import DataError, StoreError
+from schemas.errors import ContractError, DataError, StoreError
 from stages.places import Place, checksum, new_attempt
 
 MANIFEST = "artifact.json"
 HERE = "."
 """Stands in recorded outputs for the artifact's own folder, so that a workspace can be moved."""
-OutputsT = TypeVar("OutputsT", bound=Document)
+DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 def package_version() -> str:
@@ -107,9 +108,43 @@ class Attempt:
 
 
 def find_artifact(folder: Place) -> Artifact | None:
-    """The committed artifact in a folder, or None. One small read."""
-    data = folder.read_or_none(MANIFEST)
-    return None if data is None else Artifact.parse_json(data, f"{folder.uri}/{MANIFEST}")
+    """The committed artifact in a folder, or None. One small read. Raises like `read_document`."""
+    return read_document(folder, MANIFEST, Artifact, _stage_of(folder))
+
+
+def read_document(place: Place, name: str, contract: type[DocumentT], stage: str) -> DocumentT | None:
+    """What a stage wrote as `name`, or None. One small read.
+
+    Raises StoreError naming the file and the mend if it is damaged, ContractError if this release cannot read it.
+    """
+    data = place.read_or_none(name)
+    if data is None:
+        return None
+    where = f"{place.uri}/{name}"
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise _damaged(f"{where} is not JSON: {error}", stage) from None
+    return _fitted(contract, value, where, stage)
+
+
+def _fitted(contract: type[DocumentT], value: Any, where: str, stage: str) -> DocumentT:
+    try:
+        return contract.parse(value, where)
+    except ContractError as error:
+        found = value.get("version") if isinstance(value, dict) else None
+        if isinstance(found, int) and 0 < found != contract.VERSION:
+            raise  # another release wrote it: it is whole, and its message has a mend
+        raise _damaged(error.problems[0], stage) from None
+
+
+def _damaged(problem: str, stage: str) -> StoreError:
+    return StoreError(f"{problem}. It is damaged: remove it, or make it again with --force {stage}")
+
+
+def _stage_of(folder: Place) -> str:
+    """The stage whose artifact a folder holds: `.../STAGE/FINGERPRINT`."""
+    return folder.uri.split("/")[-2]
 
 
 def open_ref(place: Place, ref: Ref, *stages: str) -> tuple[Artifact, Place]:
@@ -152,10 +187,10 @@ def check_object(path: Path, info: ObjectInfo, stage: str) -> None:
         raise StoreError(f"{path} is damaged: make it again with --force {stage}")
 
 
-def outputs_of(artifact: Artifact, folder: Place, contract: type[OutputsT]) -> OutputsT:
-    """The outputs that a committed artifact recorded, in their contract."""
+def outputs_of(artifact: Artifact, folder: Place, contract: type[DocumentT]) -> DocumentT:
+    """The outputs that a committed artifact recorded, in their contract. Raises like `read_document`."""
     value: dict[str, Any] = _moved(artifact.outputs, HERE, folder.uri)
-    return contract.parse(value, f"outputs of {artifact.stage} {artifact.fingerprint}")
+    return _fitted(contract, value, f"{folder.uri}/{MANIFEST}, its outputs", _stage_of(folder))
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

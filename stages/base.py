@@ -54,7 +54,10 @@ class Stage(ABC, Generic[InputsT, OutputsT]):
         return self.fingerprints(inputs)[""]
 
     def find(self, context: Context, inputs: InputsT) -> OutputsT | None:
-        """The outputs if all that is asked exists, else None. A few small reads."""
+        """The outputs if all that is asked exists, else None. A few small reads.
+
+        Raises StoreError naming the mend if what exists is damaged, ContractError if this release cannot read it.
+        """
         artifact = find_artifact(folder := context.artifact_place(self.name, self.fingerprint(inputs)))
         if artifact is None:
             return None
@@ -74,7 +77,10 @@ class Stage(ABC, Generic[InputsT, OutputsT]):
         )
 
     def discard(self, context: Context, inputs: InputsT) -> None:
-        """Let what exists be forgotten, so that `run` makes it anew (`--force`). Its files become garbage."""
+        """Let what exists be forgotten, so that `run` makes it anew (`--force`). Its files become garbage.
+
+        What is discarded is not read: it may be damaged.
+        """
         for fingerprint in self.fingerprints(inputs).values():
             context.artifact_place(self.name, fingerprint).remove(MANIFEST)
 

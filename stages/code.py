@@ -36,7 +36,7 @@ def _collect(module_name: str, target: str, seen: dict[str, object]) -> None:
     path = _source(module_name)
     if path is None:
         raise ModelError(
-            f"'{target}': there is no Python module '{module_name}'. "
+            f"'{target}': there is no Python source of a module '{module_name}'. "
             "Give it as package.module:factory, with its folder beside the spec or on PYTHONPATH"
         )
     tree_digest, imports = _parse(path, path.stat().st_mtime_ns, path.stat().st_size)

@@ -436,6 +436,8 @@ def _told(uri: str) -> Iterator[None]:
         if _no_bucket(error):
             raise PlaceError(f"{uri} cannot be used: its bucket does not exist. Make it, or check the name") from None
         raise
+    except IsADirectoryError as error:  # as in object storage, a folder is no object
+        raise FileNotFoundError(str(error)) from None
     except PermissionError as error:
         raise PlaceError(f"{uri} may not be used: {_said(error)}. Check its permissions or your credentials") from None
     except OSError as error:

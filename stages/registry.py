@@ -68,6 +68,8 @@ class Registry(Generic[T]):
 
     def configure(self, part: Part, where: str) -> Any:
         """The plug-in's validated `Config` of a part. Raises SpecError with every fault, by field."""
+        if part.name not in self._targets:
+            raise SpecError(f"{where}: no {self.kind} is called '{part.name}'{did_you_mean(part.name, self.names())}")
         plugin: Any = self.get(part.name)
         return validate_settings(plugin.Config, part.settings, where)
 

@@ -91,6 +91,7 @@ SEVEN = "torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))"
 BAD_MODELS = {
     "mine:breaks": "def breaks(num_classes): raise RuntimeError('no such file')\n",
     "mine:shape": f"import torch\ndef shape(num_classes): return {SEVEN}\n",
+    "mine:dies": "import os\ndef dies(num_classes): os._exit(0)\n",
     "nothing_here:factory": "",
     "timm/resnet81": "",
 }
@@ -147,14 +148,59 @@ def test_the_whole_way_as_a_person_types_it(world: Path) -> None:
     assert "150" in card.stdout
 
     outputs = json.loads(again.stdout)["outputs"]
-    record = json.loads((where / "runs/steps/splits.target/000001.json").read_text())
+    plan = command("plan", str(world), "--set", "students.small.seeds=1", "--set", "students.sharp.seeds=1", "--json")
+    steps = {step["step"]: step for step in json.loads(plan.stdout)["steps"]}
     inputs = world.parent / "inputs.json"
-    inputs.write_text(
-        json.dumps({**record["inputs"][""], "version": 1, "samples": outputs["domains.target"]["samples"]})
+    for name in ("splits.target", "labels.said", "students.small", "evaluation.small"):
+        inputs.write_text(json.dumps(steps[name]["inputs"]))
+        alone = command("stage", steps[name]["stage"], str(inputs), "--workspace", str(where), "--local")
+        assert alone.returncode == 0, alone.stderr
+        assert json.loads(alone.stdout) == outputs[name]
+
+
+def test_one_stage_alone_in_a_workspace_of_its_own(world: Path, tmp_path: Path) -> None:
+    """Another team starts from somebody's artifacts: same inputs, another place, the same content."""
+    steps = {step["step"]: step for step in json.loads(command("plan", str(world), "--json").stdout)["steps"]}
+    if steps["labels.said"]["inputs"] is None:
+        command("run", str(world), "--only", "domains", "--only", "splits", "--only", "budgets", "--only", "teachers")
+        steps = {step["step"]: step for step in json.loads(command("plan", str(world), "--json").stdout)["steps"]}
+    digests = []
+    for workspace in ("one", "other"):
+        answer = subprocess.run(
+            [str(COMMAND), "stage", "labels", "-", "--workspace", str(tmp_path / workspace), "--local"],
+            input=json.dumps(steps["labels.said"]["inputs"]),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.append(json.loads(answer.stdout)["labels"]["digest"])
+    assert digests[0] == digests[1]
+
+
+def test_what_the_users_code_prints_is_not_our_answer(tmp_path: Path) -> None:
+    spec = write_world(tmp_path)
+    text = "import torch\nprint('imported')\n"
+    text += "def net(num_classes):\n    print('built')\n"
+    text += "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))\n"
+    (tmp_path / "mine.py").write_text(text)
+    answer = command(
+        "run", str(spec), "--json", "--set", "students.small.model=mine:net", "--set", "students.sharp.seeds=1"
     )
-    alone = command("stage", "splits", str(inputs), "--workspace", str(where), "--local")
-    assert alone.returncode == 0, alone.stderr
-    assert json.loads(alone.stdout) == outputs["splits.target"]
+    assert answer.returncode == 0, answer.stderr
+    assert "evaluation.small" in json.loads(answer.stdout)["made"]
+    assert "built" in answer.stderr
+
+
+def test_a_student_that_diverges_is_told_and_harms_nobody(tmp_path: Path) -> None:
+    spec = write_world(tmp_path)
+    answer = command("run", str(spec), "--set", "students.sharp.training.learning_rate=1.0e+30")
+    assert answer.returncode == 2
+    assert "trainings failed (sharp; the reasons stand above and in the report)" in answer.stderr
+    assert "sharp (distilled, seed 0) failed: " in answer.stderr
+    assert "learning_rate" in answer.stderr
+    assert "small: " in answer.stdout
+    states = {step["step"]: step["state"] for step in json.loads(command("plan", str(spec), "--json").stdout)["steps"]}
+    assert states["students.small"] == states["evaluation.small"] == "present"
 
 
 def test_the_starting_spec_of_every_task_can_be_planned(tmp_path: Path) -> None:
@@ -201,7 +247,8 @@ def test_interrupted_says_what_is_kept_and_the_next_run_goes_on(tmp_path: Path) 
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - started < 10
     assert process.returncode == 130
-    assert "Interrupted. What is finished is kept" in said
+    assert "Interrupted. 7 of 19 steps are finished and kept; teachers.big goes on from its last checkpoint" in said
+    assert f"crossdistill run {spec}" in said
     assert "Traceback" not in said
     planned = command("plan", str(spec), *long, "--json")
     states = {step["step"]: step["state"] for step in json.loads(planned.stdout)["steps"]}

@@ -56,7 +56,7 @@ def test_nothing_is_imported(folder: Path) -> None:
 
 
 def test_what_is_not_there_or_no_python_is_told(folder: Path) -> None:
-    with pytest.raises(ModelError, match="no Python module 'mine_none'.*PYTHONPATH"):
+    with pytest.raises(ModelError, match="no Python source of a module 'mine_none'.*PYTHONPATH"):
         code_digest("mine_none:f")
     write(folder, "mine_d.py", "def f(:\n")
     with pytest.raises(ModelError, match=r"mine_d\.py, line 1: not valid Python"):

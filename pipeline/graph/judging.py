@@ -8,11 +8,12 @@ from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from pipeline.graph.students import classes_for
 from schemas.base import Part
-from schemas.evaluation import Candidate, CostCandidate, CostInputs, EvaluationInputs, ReportInputs, Section
+from schemas.evaluation import IMPOSSIBLE, Candidate, CostCandidate, CostInputs, EvaluationInputs, ReportInputs, Section
 from schemas.students import Arm
 
-NO_TRUTH = "impossible at a label budget of 0"
+NO_TRUTH = f"{IMPOSSIBLE} at a label budget of 0"
 NO_START = "its start from the source failed"
+NO_SOURCE = f"{IMPOSSIBLE} where the source of a given teacher is not known"
 
 
 def add_teacher_evaluations(graph: Graph, project: Project, name: str) -> None:
@@ -42,7 +43,7 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
     labels = f"labels.{student.labels}" if student.labels is not None else None
     trained = f"students.{name}"
     source = f"{trained}.source" if f"{trained}.source" in graph.steps else None
-    seeds = student.seed_list if project.has_budget(target) else (0,)
+    seeds = student.seeds if project.has_budget(target) else (0,)
     needs = [trained, *project.data(target, *seeds), *(step for step in (source, labels) if step)]
 
     def inputs(done: Outputs) -> EvaluationInputs:
@@ -51,22 +52,25 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
         reference = done[labels].labels if labels else None
         candidates: list[Candidate] = []
         if reference is not None:
-            first = student.seed_list[0]
+            first = student.seeds[0]
             budget = done[project.budget(target, first)].budget
             candidates.append(Candidate(arm="teacher", seed=first, labels=reference, budget=budget))
         possible = project.arms(name)
         shown: tuple[Arm, ...] = ("distilled", *project.spec.evaluation.baselines)
         for arm in shown:
-            if (arm.startswith("source") and source is None) or (arm == "no-teacher" and labels is None):
+            if labels is None and arm != "distilled":
                 continue
-            for seed in student.seed_list:
+            why = (
+                NO_SOURCE if arm.startswith("source") and source is None else NO_START if arm in possible else NO_TRUTH
+            )
+            for seed in student.seeds:
                 found = results.get((arm, seed))
                 candidates.append(
                     Candidate(
                         arm=arm,
                         seed=seed,
                         model=found.model if found else None,
-                        failure=found.failure if found else NO_START if arm in possible else NO_TRUTH,
+                        failure=found.failure if found else why,
                         budget=done[project.budget(target, seed)].budget,
                     )
                 )
@@ -151,6 +155,7 @@ def add_report(graph: Graph, project: Project) -> None:
                     teacher=labels.teacher,
                     domain=labels.domain,
                     rows=done[f"labels.{name}"].rows,
+                    fingerprint=done[f"labels.{name}"].labels.fingerprint,
                     digest=done[f"labels.{name}"].labels.digest,
                 )
                 for name, labels in spec.labels.items()

@@ -41,7 +41,7 @@ class Project:
         if not self.has_budget(domain):
             return [0]
         students, teachers = self.spec.students.values(), self.spec.teachers.values()
-        seeds = {seed for student in students if self.target(student) == domain for seed in student.seed_list}
+        seeds = {seed for student in students if self.target(student) == domain for seed in student.seeds}
         seeds |= {teacher.seed for teacher in teachers if domain in teacher.domains}
         return sorted(seeds) or [0]
 

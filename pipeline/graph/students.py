@@ -35,7 +35,7 @@ def _add(
 ) -> None:
     student = project.spec.students[name]
     target = project.target(student)
-    needs = [*project.data(domain, *(student.seed_list if project.has_budget(domain) else (0,))), *project.data(target)]
+    needs = [*project.data(domain, *(student.seeds if project.has_budget(domain) else (0,))), *project.data(target)]
     if "distilled" in arms and student.labels:
         needs.append(f"labels.{student.labels}")
     source = f"{step}.source"
@@ -53,7 +53,7 @@ def _add(
                 _student(project, done, name, arm, seed, domain, starts)
                 for arm in arms
                 if arm in project.trained_arms(name)
-                for seed in student.seed_list
+                for seed in student.seeds
                 if arm != "source-finetuned" or starts[seed] is not None
             ),
         )

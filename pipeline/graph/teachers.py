@@ -137,7 +137,7 @@ def _mapped(
 
 def _mismatch(one: str, ours: tuple[str, ...], other: str, theirs: tuple[str, ...]) -> str:
     if sorted(ours) == sorted(theirs):
-        return f"{one} and {other} have the same classes in another order: list `classes` of both domains alike"
+        return f"{one} and {other} have the same classes in another order: give {other} `classes` in the order of {one}"
     only_ours, only_theirs = [c for c in ours if c not in theirs], [c for c in theirs if c not in ours]
     return (
         f"the classes of {one} and {other} do not match (only the first: {_shown(only_ours)}; only the second: "

@@ -72,6 +72,12 @@ def ingest(context: Context, inputs: DomainInputs, task: Task, prepare: Any, att
         statistics=_statistics(shards, columns),
         shards=infos,
     )
+    if manifest.quarantined:
+        context.tell(
+            "warning",
+            f"{manifest.quarantined:,} bad rows of {manifest.quarantined + manifest.rows:,} are set aside, with their "
+            f"places, in {attempt.folder.uri}/{attempt.name}/{QUARANTINE}",
+        )
     attempt.put(MANIFEST, manifest.to_json())
     uri, asked = attempt.folder.uri, attempt.fingerprint
     return DomainOutputs(

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from schemas.evaluation import ArmQuality, Comparison, Cost, CostTable, QualityTable, Report
+from schemas.evaluation import IMPOSSIBLE, ArmQuality, Comparison, Cost, CostTable, QualityTable, Report, SeedQuality
 
 NOTHING = "-"
+SHORT = {"accuracy": "acc", "macro_f1": "F1", "balanced_accuracy": "bal acc", "calibration_error": "ECE"}
+"""What a terminal calls a metric; the others by their own name."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +27,30 @@ class Block:
     """Our own words."""
     foreign: tuple[str, ...] = ()
     """Words from elsewhere: printable by then, escaped by each way of showing."""
+    beside: int = 0
+    """Last columns that stay beside the first one where a table is too wide for one piece."""
 
 
-def blocks(report: Report) -> list[Block]:
-    """All that the report says, in order: quality, selection, costs, labels, notes."""
+def blocks(report: Report, brief: bool = False) -> list[Block]:
+    """All that the report says, in order: quality, costs, labels, notes, selection.
+
+    `brief` is for a terminal: short names, and where there are many students, selection quality of these alone.
+    """
     students = [table for table in report.qualities if not _of_teacher(table)]
     teachers = [table for table in report.qualities if _of_teacher(table)]
-    found = [_student_block(table, report.budgets) for table in students]
+    legend = _legend(report.qualities, brief)
+    last = students[-1] if students else None
+    found = [_student_block(table, report.budgets, legend if table is last else (), brief) for table in students]
     if teachers:
-        found.append(_teacher_block(teachers))
-    found += [block for table in students if (block := _selection_block(table)) is not None]
+        found.append(_teacher_block(teachers, () if students else legend, brief))
     if report.costs is not None:
-        found.append(_cost_block(report.costs, {section.teacher for section in report.labels}))
+        found.append(_cost_block(report.costs, {section.teacher for section in report.labels}, brief))
     if report.labels:
-        rows = tuple((s.name, s.teacher, s.domain, f"{s.rows:,}", s.digest[:8]) for s in report.labels)
-        found.append(Block("Label sets", ("label set", "teacher", "domain", "rows", "digest"), rows))
+        rows = tuple((s.name, s.teacher, s.domain, f"{s.rows:,}", s.fingerprint[:8]) for s in report.labels)
+        found.append(Block("Label sets", ("label set", "teacher", "domain", "rows", "fingerprint"), rows))
     if report.notes:
         found.append(Block("Notes", foreign=tuple(printable(note) for note in report.notes)))
-    return found
+    return [*found, *_selection_blocks(students, brief)]
 
 
 # --- quality -------------------------------------------------------------------------------------------------
@@ -93,98 +101,153 @@ def _basis(comparison: Comparison) -> str:
 
 
 def _no_comparison(table: QualityTable) -> str:
-    distilled = next((arm for arm in table.arms if arm.arm == "distilled"), None)
-    if distilled is None or distilled.note is not None:
-        return "there is no distilled student to compare."
-    if not distilled.mean:
-        agreement = _spread([seed.agreement for seed in distilled.seeds if seed.agreement is not None])
+    student = next((arm for arm in table.arms if arm.arm == "distilled"), None)
+    if student is None or student.note is not None:
+        return "there is no student to compare."
+    if not student.mean:
+        agreement = _spread(_agreements(student))
         said = f"the truth of the test rows of {table.domain} is unknown, so final quality is unknown"
         return f"{said}; it says what the teacher says on {agreement}% of them." if agreement else f"{said}."
+    if _untaught(table):
+        return "trained without a teacher, so there is no distillation to judge."
     return "there is no baseline with figures to compare with."
 
 
-def _student_block(table: QualityTable, budgets: dict[str, str]) -> Block:
-    agreements = {arm.arm: [s.agreement for s in arm.seeds if s.agreement is not None] for arm in table.arms}
-    agreed = any(agreements.values())
+def _student_block(table: QualityTable, budgets: dict[str, str], legend: tuple[str, ...], brief: bool) -> Block:
+    agreed = any(_agreements(arm) for arm in table.arms)
     rows = []
-    for arm in table.arms:
-        name = "teacher (ref.)" if arm.arm == "teacher" else arm.arm
+    for name, arm in _arms(table).items():
         cells = [_mean_spread(table, metric, [seed.final for seed in arm.seeds]) for metric in table.metrics]
         if agreed:
-            cells.append(_spread(agreements[arm.arm]) or NOTHING)
+            cells.append(_spread(_agreements(arm)) or NOTHING)
         rows.append((name, *cells, _seeds(arm)))
-    rows_shown = f"{table.test_rows:,} test rows"
-    columns = ("arm", *_headers(table), *(["agreement %"] if agreed else []), "seeds")
+    last = (*([f"{_agreement(brief)} %"] if agreed else []), "seeds")
     return Block(
-        title=f"{table.subject} on {table.domain}: final quality ({rows_shown})",
-        columns=columns,
+        title=f"{table.subject} on {table.domain}: final quality ({table.test_rows:,} test rows)",
+        columns=("arm", *_headers([table], brief).values(), *last),
         rows=tuple(rows),
-        sentences=(verdict(table, budgets), *_legend(table, agreed)),
+        sentences=(verdict(table, budgets), *legend),
         foreign=_failures(table),
+        beside=len(last),
     )
 
 
-def _teacher_block(tables: Sequence[QualityTable]) -> Block:
-    metrics = tuple(dict.fromkeys(metric for table in tables for metric in table.metrics))
-    header = {name: text for table in tables for name, text in zip(table.metrics, _headers(table), strict=True)}
+def _teacher_block(tables: Sequence[QualityTable], legend: tuple[str, ...], brief: bool) -> Block:
+    headers = _headers(tables, brief)
     rows = []
     for table in tables:
         seeds = [seed for arm in table.arms for seed in arm.seeds]
         for kind, figures in (("selection", [s.selection for s in seeds]), ("final", [s.final for s in seeds])):
             if any(figures):
-                cells = (_mean_spread(table, metric, figures) for metric in metrics)
+                cells = (_mean_spread(table, metric, figures) for metric in headers)
                 rows.append((f"{table.subject} on {table.domain}, {kind}", *cells))
     failures = tuple(line for table in tables for line in _failures(table))
-    return Block("Teachers", ("teacher", *(header[name] for name in metrics)), tuple(rows), foreign=failures)
+    return Block("Teachers", ("teacher", *headers.values()), tuple(rows), legend, failures)
 
 
-def _selection_block(table: QualityTable) -> Block | None:
-    """Quality on the validation budgets, which every choice rested on."""
+def _selection_blocks(tables: Sequence[QualityTable], brief: bool) -> list[Block]:
+    """Quality on the validation budgets, which every choice rested on; none where nothing was held back for it."""
+    headers = _headers(tables, brief)
+    alone = brief and len(tables) > 2
     rows = []
-    for arm in table.arms:
-        figures = [seed.selection for seed in arm.seeds if seed.selection]
-        if figures:
-            rows.append((str(arm.arm), *(_mean_spread(table, metric, figures) for metric in table.metrics)))
+    for table in tables:
+        for name, arm in _arms(table).items():
+            figures = [seed.selection for seed in arm.seeds if seed.selection]
+            if figures and (arm.arm == "distilled" or not alone):
+                cells = (_mean_spread(table, metric, figures) for metric in headers)
+                rows.append((table.subject if alone else f"{table.subject}, {name}", *cells))
     if not rows:
-        return None
-    sizes = sorted(set(table.selection_rows))
-    shown = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    title = f"{table.subject} on {table.domain}: selection quality ({shown} validation labels a seed)"
-    return Block(title, ("arm", *_headers(table)), tuple(rows))
+        return []
+    sizes = sorted({size for table in tables for size in table.selection_rows})
+    shown = " to ".join(f"{size:,}" for size in (*sizes[:1], *sizes[1:][-1:]))
+    title = f"Selection quality ({shown} validation labels a seed)"
+    return [Block(title, ("student", *headers.values()), tuple(rows))]
 
 
-def _legend(table: QualityTable, agreed: bool) -> tuple[str, ...]:
-    """What the columns mean, where they do not say it themselves."""
-    parts = ["Mean ± standard deviation over seeds"]
-    if table.errors:
+def _legend(tables: Sequence[QualityTable], brief: bool) -> tuple[str, ...]:
+    """What the columns mean, where they do not say it themselves; once for all tables of quality."""
+    arms = [arm for table in tables for arm in table.arms]
+    parts = []
+    if any(sum(seed.failure is None for seed in arm.seeds) > 1 for arm in arms):
+        parts.append("Mean ± standard deviation over seeds")
+    metrics = dict.fromkeys(metric for table in tables for metric in table.metrics)
+    parts += [f"{SHORT[metric]}: {_plain(metric)}" for metric in metrics if brief and metric in SHORT]
+    if any(table.errors for table in tables):
         parts.append("↓: less is better")
-    if agreed:
-        parts.append("agreement: share of test rows on which it says what the teacher's labels say")
-    return (f"{'; '.join(parts)}.",)
+    if any(_agreements(arm) for arm in arms):
+        parts.append(f"{_agreement(brief)}: share of test rows on which it says what the teacher's labels say")
+    return (f"{'; '.join(parts)}.",) if parts else ()
 
 
 def _of_teacher(table: QualityTable) -> bool:
     return all(arm.arm == "teacher" for arm in table.arms)
 
 
-def _headers(table: QualityTable) -> tuple[str, ...]:
+def _untaught(table: QualityTable) -> bool:
+    """Whether its student learned from true labels alone: nothing stands beside it, no teacher to agree with."""
+    tried = [arm for arm in table.arms if arm.seeds]
+    return [arm.arm for arm in tried] == ["distilled"] and not _agreements(tried[0])
+
+
+def _arms(table: QualityTable) -> dict[str, ArmQuality]:
+    """Arms by the name that they are shown under."""
+    if _untaught(table):
+        return {"trained": next(arm for arm in table.arms if arm.seeds)}
+    return {"teacher (ref.)" if arm.arm == "teacher" else str(arm.arm): arm for arm in table.arms}
+
+
+def _agreements(arm: ArmQuality) -> list[float]:
+    return [seed.agreement for seed in arm.seeds if seed.agreement is not None]
+
+
+def _agreement(brief: bool) -> str:
+    return "agree" if brief else "agreement"
+
+
+def _headers(tables: Sequence[QualityTable], brief: bool) -> dict[str, str]:
     """Metrics with their unit and, where less is better, an arrow down."""
-    units = ("" if name in table.unbounded else " %" for name in table.metrics)
-    arrows = (" ↓" if name in table.errors else "" for name in table.metrics)
-    return tuple(
-        f"{name.replace('_', ' ')}{unit}{arrow}" for name, unit, arrow in zip(table.metrics, units, arrows, strict=True)
-    )
+    found = {}
+    for table in tables:
+        for metric in table.metrics:
+            name = SHORT.get(metric, _plain(metric)) if brief else _plain(metric)
+            unit, arrow = "" if metric in table.unbounded else " %", " ↓" if metric in table.errors else ""
+            found[metric] = f"{name}{unit}{arrow}"
+    return found
+
+
+def _plain(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _failures(table: QualityTable) -> tuple[str, ...]:
-    """Arms without figures, and seeds that failed in the others, with the reason."""
+    """Arms that cannot be, and each reason why trainings failed, with how many and which."""
+    arms = _arms(table)
+    trained = {name: arm.seeds for name, arm in arms.items() if arm.arm != "teacher" and _tried(arm)}
     found = []
-    for arm in table.arms:
-        if arm.note is not None:
-            found.append(f"{arm.arm}: {printable(arm.note)}")
-        else:
-            found += [f"{arm.arm}, seed {s.seed}: {printable(s.failure)}" for s in arm.seeds if s.failure is not None]
+    for name, arm in arms.items():
+        if name not in trained:
+            who = f"{table.subject} on {table.domain}" if _of_teacher(table) else name
+            found += [f"{who}: {printable(said)}" for said in ([arm.note] if arm.note else _reasons(arm.seeds))]
+    total = sum(len(seeds) for seeds in trained.values())
+    for reason in _reasons([seed for seeds in trained.values() for seed in seeds]):
+        failed = {name: [seed.seed for seed in seeds if seed.failure == reason] for name, seeds in trained.items()}
+        which = "; ".join(
+            f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            for name, seeds in failed.items()
+            if seeds
+        )
+        count = sum(len(seeds) for seeds in failed.values())
+        found.append(f"student {table.subject} failed in {count} of {total} trainings ({which}): {printable(reason)}")
     return tuple(found)
+
+
+def _tried(arm: ArmQuality) -> bool:
+    """Whether its models were tried."""
+    return bool(arm.seeds) and not (arm.note or "").startswith(IMPOSSIBLE)
+
+
+def _reasons(seeds: Sequence[SeedQuality]) -> list[str]:
+    return list(dict.fromkeys(seed.failure for seed in seeds if seed.failure is not None))
 
 
 def _seeds(arm: ArmQuality) -> str:
@@ -213,12 +276,10 @@ def _figure(table: QualityTable, metric: str, value: float) -> str:
 
 # --- costs ---------------------------------------------------------------------------------------------------
 
-COST_COLUMNS = ("params", "MACs", "size", "latency (p95)", "samples/s", "memory")
 
-
-def _cost_block(table: CostTable, teachers: set[str]) -> Block:
+def _cost_block(table: CostTable, teachers: set[str], brief: bool) -> Block:
     """Costs by model, and how many times a teacher's figure is a student's."""
-    rows = [(cost.name, *_cost_cells(cost)) for cost in table.costs]
+    rows = [(cost.name, *_cost_cells(cost, brief)) for cost in table.costs]
     students = [cost for cost in table.costs if cost.name not in teachers]
     for teacher in (cost for cost in table.costs if cost.name in teachers):
         rows += [(f"{teacher.name} / {student.name}", *_ratios(teacher, student)) for student in students]
@@ -226,19 +287,19 @@ def _cost_block(table: CostTable, teachers: set[str]) -> Block:
     host = "; ".join(printable(f"{name}: {value}") for name, value in known)
     return Block(
         "Costs",
-        ("model", *COST_COLUMNS),
+        ("model", "params", "MACs", "size", "latency" if brief else "latency (p95)", "samples/s", "memory"),
         tuple(rows),
         ("Latency at batch 1; samples/s and peak memory above the model's own at batch 32.",),
         (f"Measured on: {host}.",),
     )
 
 
-def _cost_cells(cost: Cost) -> tuple[str, ...]:
+def _cost_cells(cost: Cost, brief: bool) -> tuple[str, ...]:
     return (
         f"{cost.parameters:,}",
         f"{cost.macs / 1e6:,.2f} M",
         _bytes(cost.size_bytes),
-        f"{cost.latency_ms:.2f} ms ({cost.latency_p95_ms:.2f})",
+        f"{cost.latency_ms:.2f} ms" if brief else f"{cost.latency_ms:.2f} ms ({cost.latency_p95_ms:.2f})",
         f"{cost.throughput:,.0f}",
         NOTHING if cost.peak_memory_bytes is None else _bytes(cost.peak_memory_bytes),
     )

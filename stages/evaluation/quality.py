@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.evaluation import ArmQuality, Comparison, EvaluationInputs, QualityTable, SeedQuality
+from schemas.evaluation import IMPOSSIBLE, ArmQuality, Comparison, EvaluationInputs, QualityTable, SeedQuality
 from stages.evaluation.compare import best_baseline, compare
 from stages.evaluation.predict import Entry, Evidence
 from stages.tasks.base import Task
@@ -101,7 +101,7 @@ def _impossible(arm: str, entries: Sequence[Entry]) -> str | None:
     """Why an arm cannot exist at all: it learns from true labels, and there are none to see."""
     budgets = [entry.budget for entry in entries if entry.budget is not None and entry.candidate.arm != "teacher"]
     if arm in NEEDS_TRUTH and budgets and not any(len(budget.train_positions) for budget in budgets):
-        return "impossible at a budget of 0"
+        return f"{IMPOSSIBLE} at a budget of 0"
     return None
 
 

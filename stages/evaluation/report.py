@@ -17,7 +17,7 @@ class ReportStage(Stage[ReportInputs, ReportOutputs]):
     """What came of a project. Small reads only; loads no torch."""
 
     name = "report"
-    version = 1
+    version = 2
     Inputs = ReportInputs
     Outputs = ReportOutputs
 

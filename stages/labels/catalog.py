@@ -11,21 +11,21 @@ _SHOWN = 120
 """Characters of a foreign text that are shown."""
 
 
-def list_sets(place: Place) -> list[SetManifest]:
-    """Manifests of the finished sets of a store, by fingerprint. One listing and one small read per set.
+def list_sets(place: Place) -> tuple[list[SetManifest], dict[str, str]]:
+    """Manifests of a store's finished sets, and by fingerprint what is wrong with those that cannot be read.
 
-    A set whose manifest cannot be read is left out, so that one broken set does not hide the others.
+    One listing and one small read per set.
     """
     store = Store.open(place)
-    found = []
+    found: list[SetManifest] = []
+    damaged: dict[str, str] = {}
     for fingerprint in place.names("sets"):
         try:
-            manifest = store.manifest(fingerprint)
-        except (ContractError, StoreError):
-            continue
-        if manifest is not None:
-            found.append(manifest)
-    return found
+            if (manifest := store.manifest(fingerprint)) is not None:
+                found.append(manifest)
+        except (ContractError, StoreError) as error:
+            damaged[fingerprint] = escaped(str(error))
+    return found, damaged
 
 
 def card(manifest: SetManifest) -> dict[str, str]:
@@ -59,7 +59,12 @@ def card(manifest: SetManifest) -> dict[str, str]:
     return {printable(heading): printable(line) for heading, line in lines.items()}
 
 
+def escaped(text: str) -> str:
+    """Foreign text on one line, however long."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def printable(text: str) -> str:
     """Foreign text on one line: what does not print is escaped, what is long is cut."""
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    shown = escaped(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"

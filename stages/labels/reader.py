@@ -2,8 +2,9 @@
  Opening takes three small reads (`store.json`, `set.json`, the index) and lists nothing, unless a set is
 named by a prefix or not at all; nothing is ever written to the store. On first touch of a unit in a process
 the objects that are read are checked against size and checksum (about 1 s per GB); from then on rows are
-gathered from a memory map. A store that is not on this machine's disk is fetched object by object into a
-temporary folder of the process.
+gathered from a memory map. What is not read is not verified either: the ids, unless they are asked for, and
+the units' receipts, which the index holds (a lost one harms no reader). A store that is not on this machine's
+disk is fetched object by object into a temporary folder of the process.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from stages.places import Place, checksum, checksum_file
 
 UNITS_MAPPED = 256
 """Units that are mapped at once; each holds one file descriptor per array."""
+MEND = "label again with --force labels"
 _NAME = re.compile(r"[0-9a-f]{8,32}")
 
 
@@ -83,7 +85,7 @@ class LabelSet:
         if label_set.digest != ref.digest:
             raise StoreError(
                 f"label set {ref.fingerprint} in {place.uri} is not the one that was referred to (root digest "
-                f"{label_set.digest}, not {ref.digest}): label again with --force labels"
+                f"{label_set.digest}, not {ref.digest}): {MEND}"
             )
         return label_set
 
@@ -135,7 +137,7 @@ class LabelSet:
                 if (found.shape, found.dtype.name) != ((rows, *field.shape), field.dtype):
                     raise StoreError(
                         f"{self._where(unit, field.name)} holds {found.dtype.name} {found.shape}, not {field.dtype} "
-                        f"{(rows, *field.shape)}: label again with --force labels"
+                        f"{(rows, *field.shape)}: {MEND}"
                     )
             self._mapped[unit] = arrays
             if len(self._mapped) > UNITS_MAPPED:
@@ -191,9 +193,7 @@ class LabelSet:
     def check_ids(self, unit: int) -> None:
         """Check the ids of one unit against its receipt. Raises StoreError naming it."""
         if ids_digest(self.sample_ids(unit), self.content_ids(unit)) != self._units[unit].receipt.ids_digest:
-            raise StoreError(
-                f"{self._where(unit, SAMPLE_ID)} holds other ids than the receipt: label again with --force labels"
-            )
+            raise StoreError(f"{self._where(unit, SAMPLE_ID)} holds other ids than the receipt: {MEND}")
 
     # --- objects ---------------------------------------------------------------------------------------------
 
@@ -203,9 +203,9 @@ class LabelSet:
         where = f"{place.uri}/{name}"
         data = place.read_or_none(name)
         if data is None:
-            raise StoreError(f"{where} is missing: remove that set's set.json and run again")
+            raise StoreError(f"{where} is missing: {MEND}")
         if (len(data), checksum(data)) != (manifest.index.size, manifest.index.checksum):
-            raise StoreError(f"{where} is damaged: remove it and that set's set.json, and run again")
+            raise StoreError(f"{where} is damaged: {MEND}")
         units = tuple(from_parquet(data, where))
         listed = (
             root_digest(self.schema, units),
@@ -214,7 +214,7 @@ class LabelSet:
             merge(unit.receipt.statistics for unit in units),
         )
         if listed != (manifest.digest, manifest.rows, manifest.units, manifest.statistics):
-            raise StoreError(f"{where} does not list what set.json says: one of them was edited")
+            raise StoreError(f"{where} does not list what set.json says, one of them was edited: {MEND}")
         return units
 
     def _array(self, unit: int, name: str) -> np.ndarray:
@@ -222,7 +222,7 @@ class LabelSet:
         objects = {item.name: item for item in self._units[unit].receipt.objects}
         where = self._where(unit, name)
         if f"{name}/zarr.json" not in objects:
-            raise StoreError(f"{where} is not listed in the unit's receipt: label again with --force labels")
+            raise StoreError(f"{where} is not listed in the unit's receipt: {MEND}")
         metadata = self._file(unit, objects[f"{name}/zarr.json"]).read_bytes()
         data = next((item for item in objects.values() if item.name in _data_files(name)), None)
         return map_array(metadata, None if data is None else self._file(unit, data), where)
@@ -231,7 +231,6 @@ class LabelSet:
         """The local file of one object, verified on first touch. Raises StoreError naming the object."""
         receipt, place = self._units[unit].receipt, self.store.place
         name = f"{self.store.unit_folder(receipt.key, receipt.attempt)}/{info.name}"
-        mend = "label again with --force labels"
         if not place.is_local and self._cache is None:
             self._cache = Path(tempfile.mkdtemp(prefix="crossdistill-labels-"))
             weakref.finalize(self, shutil.rmtree, self._cache, ignore_errors=True)
@@ -239,10 +238,10 @@ class LabelSet:
             path = place.fetch(name, self._cache or Path())
             verified = (unit, info.name) in self._verified
             if path.stat().st_size != info.size or not (verified or checksum_file(path)[1] == info.checksum):
-                raise StoreError(f"{place.uri}/{name} is damaged: {mend}")
+                raise StoreError(f"{place.uri}/{name} is damaged: {MEND}")
             self._verified.add((unit, info.name))
         except FileNotFoundError:
-            raise StoreError(f"{place.uri}/{name} is missing: {mend}") from None
+            raise StoreError(f"{place.uri}/{name} is missing: {MEND}") from None
         return path
 
     def _where(self, unit: int, name: str) -> str:

@@ -27,13 +27,15 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
         return task_code(inputs.task)
 
     def find(self, context: Context, inputs: LabelsInputs) -> LabelsOutputs | None:
-        """The set, if this workspace has made or adopted it and its store still holds it. Two small reads.
+        """The set, if this workspace has made or adopted it and its store still holds it. Three small reads.
 
-        Raises StoreError if the store holds other labels than those that the workspace knew.
+        Raises StoreError if one of them is damaged, or the store holds other labels than those that the workspace
+        knew.
         """
         known = super().find(context, inputs)
         place = context.store_place(inputs.store)
-        manifest = None if known is None else Store(place).manifest(known.labels.fingerprint)
+        store = None if known is None else Store.find(place)
+        manifest = None if known is None or store is None else store.manifest(known.labels.fingerprint)
         if known is None or manifest is None:
             return None
         self._check_same(known, manifest, place)
@@ -59,12 +61,13 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
         """
         place = context.store_place(inputs.store)
         fingerprint = self.fingerprint(inputs)
-        manifest = Store(place).manifest(fingerprint)
+        store = Store.find(place) or Store.create(place)
+        manifest = store.manifest(fingerprint)
         if manifest is None:
             from stages.labels.sets import make_set
 
             provenance = Provenance(package=package_version(), inputs=identity(inputs), code=self.code(inputs))
-            manifest = make_set(context, inputs, Store.create(place), fingerprint, self.version, provenance)
+            manifest = make_set(context, inputs, store, fingerprint, self.version, provenance)
         outputs = _outputs(manifest, place)
         artifact = self.attempt(context, inputs).commit(outputs, content=manifest.digest)
         self._check_same(LabelsOutputs.parse(artifact.outputs, "artifact.json"), manifest, place)

@@ -7,7 +7,8 @@
     sets/FINGERPRINT/index-DIGEST.parquet   the receipts in the plan's order, so that a reader lists nothing
     sets/FINGERPRINT/set.json               put-if-absent, last
 
-Any number of writers may work on one set: what one finished, the others adopt. This module loads no numpy.
+Any number of writers may work on one set: what one finished, the others adopt. A finished set needs neither its plan
+nor its units' receipts any more: the index holds them. This module loads no numpy.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.artifacts import ObjectInfo
+from schemas.base import Document
 from schemas.canonical import digest
 from schemas.errors import StoreError
 from schemas.labels import LabelSchema, Receipt, SetManifest, SetPlan, StoreManifest, UnitPlan
+from stages.artifacts import read_document
 from stages.places import Place, checksum
 
 FIDELITY_ROWS = 2000
@@ -28,6 +31,7 @@ FIDELITY_ROWS = 2000
 FIDELITY_SCALE = 2**32
 """One more than the largest 32-bit number: the threshold that takes every row."""
 _READS_AT_ONCE = 16
+DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ def root_digest(schema: LabelSchema, units: Sequence[IndexedUnit]) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A label store at a place. Cheap to make and to send to a worker; reads nothing until asked."""
+    """A label store at a place. Cheap to make and to send to a worker; reads nothing until asked.
+
+    A document that is damaged is a StoreError naming it and the mend, one of another release a ContractError.
+    """
 
     place: Place
 
@@ -93,11 +100,19 @@ class Store:
     @classmethod
     def open(cls, place: Place) -> Store:
         """The store at a place. Raises StoreError if there is none, ContractError if its layout is another."""
-        data = place.read_or_none("store.json")
-        if data is None:
+        store = cls.find(place)
+        if store is None:
             raise StoreError(f"{place.uri} is no label store: it has no store.json. Check the address")
-        StoreManifest.parse_json(data, f"{place.uri}/store.json")
-        return cls(place)
+        return store
+
+    @classmethod
+    def find(cls, place: Place) -> Store | None:
+        """The store at a place, or None. One small read. Raises ContractError if its layout is another."""
+        store = cls(place)
+        return None if store._read(StoreManifest, "store.json") is None else store
+
+    def _read(self, contract: type[DocumentT], name: str) -> DocumentT | None:
+        return read_document(self.place, name, contract, "labels")
 
     # --- units -----------------------------------------------------------------------------------------------
 
@@ -109,11 +124,8 @@ class Store:
     def receipt(self, key: str) -> Receipt | None:
         """The receipt of a unit, or None if it is unfinished. One small read."""
         name = f"units/{key}/receipt.json"
-        data = self.place.read_or_none(name)
-        if data is None:
-            return None
-        receipt = Receipt.parse_json(data, f"{self.place.uri}/{name}")
-        if receipt.key != key:
+        receipt = self._read(Receipt, name)
+        if receipt is not None and receipt.key != key:
             raise StoreError(f"{self.place.uri}/{name} is the receipt of another unit, {receipt.key}: remove it")
         return receipt
 
@@ -155,8 +167,8 @@ class Store:
         name = f"{self.set_folder(plan.fingerprint)}/plan.json"
         if self.place.put_new(name, plan.to_json()):
             return
-        found = SetPlan.parse_json(self.place.read(name), f"{self.place.uri}/{name}")
-        if (found.label_schema, found.units) != (plan.label_schema, plan.units):
+        found = self._read(SetPlan, name)
+        if found is not None and (found.label_schema, found.units) != (plan.label_schema, plan.units):
             raise StoreError(
                 f"{self.place.uri}/{name} plans other units for the same fingerprint: "
                 "it was written by other code or edited. Remove that set's folder, or use another store"
@@ -165,12 +177,12 @@ class Store:
     def manifest(self, fingerprint: str) -> SetManifest | None:
         """`set.json` of a finished set, or None. One small read."""
         name = f"{self.set_folder(fingerprint)}/set.json"
-        data = self.place.read_or_none(name)
-        if data is None:
-            return None
-        manifest = SetManifest.parse_json(data, f"{self.place.uri}/{name}")
-        if manifest.fingerprint != fingerprint:
-            raise StoreError(f"{self.place.uri}/{name} is the manifest of another set, {manifest.fingerprint}")
+        manifest = self._read(SetManifest, name)
+        if manifest is not None and manifest.fingerprint != fingerprint:
+            raise StoreError(
+                f"{self.place.uri}/{name} is the manifest of another set, {manifest.fingerprint}: remove it, "
+                "or make it again with --force labels"
+            )
         return manifest
 
     def commit_set(self, plan: SetPlan, receipts: Mapping[str, Receipt], teacher: str, samples: str) -> SetManifest:
@@ -208,11 +220,23 @@ class Store:
         return winner
 
     def forget_set(self, fingerprint: str) -> None:
-        """Let a set and its units be made anew. Their files stay, since other sets may list them."""
+        """Let a set and its units be made anew. Their files stay, since other sets may list them.
+
+        What is damaged goes too; a damaged plan no longer tells the units, which are then kept.
+        """
         name = f"{self.set_folder(fingerprint)}/plan.json"
-        data = self.place.read_or_none(name)
+        self._or_removed(StoreManifest, "store.json")
+        plan = self._or_removed(SetPlan, name)
         self.place.remove(f"{self.set_folder(fingerprint)}/set.json")
-        if data is not None:
-            for unit in SetPlan.parse_json(data, f"{self.place.uri}/{name}").units:
+        if plan is not None:
+            for unit in plan.units:
                 self.place.remove(f"units/{unit.key}/receipt.json")
             self.place.remove(name)
+
+    def _or_removed(self, contract: type[DocumentT], name: str) -> DocumentT | None:
+        """A document, or None if there is none or it is damaged, and then removed."""
+        try:
+            return self._read(contract, name)
+        except StoreError:
+            self.place.remove(name)
+            return None

@@ -1,6 +1,6 @@
 """Trying models before the work: each is built, given its weights, and fed one batch of two rows.
 
-`python -m stages.training.probe` reads a JSON list of ProbeInputs and prints a JSON list of ProbeVerdict, so that one
+`python -m stages.training.probe` reads a JSON list of ProbeInputs and prints a ProbeVerdict a line, so that one
 subprocess (two seconds for torch, then what the models take) tries all, and a factory that hangs or crashes takes no
 caller with it. Verdicts hold as long as `probe_key` is the same; finding it loads no torch.
 """
@@ -98,11 +98,12 @@ def _version(name: str) -> str | None:
 
 
 def main() -> None:
-    """Read ProbeInputs from stdin, print ProbeVerdicts; what factories print goes to stderr."""
-    asked = [ProbeInputs.parse(item, "a model to try") for item in json.load(sys.stdin)]
-    with contextlib.redirect_stdout(sys.stderr):
-        verdicts = [verdict(inputs).dump() for inputs in asked]
-    sys.stdout.write(json.dumps(verdicts) + "\n")
+    """Read ProbeInputs from stdin, print a ProbeVerdict a line as they come; what factories print goes to stderr."""
+    for item in json.load(sys.stdin):
+        with contextlib.redirect_stdout(sys.stderr):
+            found = verdict(ProbeInputs.parse(item, "a model to try"))
+        sys.stdout.write(found.model_dump_json() + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.domains import DomainInputs
 from schemas.errors import DataError
+from schemas.runs import Event
 from schemas.spec import Source
 from stages.artifacts import Attempt, find_artifact
 from stages.context import Context
@@ -123,8 +125,13 @@ def test_bad_rows_are_refused_together_with_their_places(local_context: Context,
 
 def test_bad_rows_are_set_aside_where_the_spec_says_so(local_context: Context, tmp_path: Path) -> None:
     source = bad_source(tmp_path / "s")
-    outputs = ingest(local_context, source, classes=("0", "1"), shard_rows=2, on_bad_row="quarantine")
+    told: list[Event] = []
+    context = replace(local_context, sink=told.append)
+    outputs = ingest(context, source, classes=("0", "1"), shard_rows=2, on_bad_row="quarantine")
     assert (outputs.rows, outputs.quarantined, outputs.shards) == (2, 4, 2)
+    (warning,) = [event.message for event in told if event.kind == "warning"]
+    assert warning.startswith("4 bad rows of 6 are set aside")
+    assert warning.endswith("quarantine.jsonl")
     lines = files_of(local_context, outputs)["quarantine.jsonl"].decode().splitlines()
     assert [json.loads(line)["place"] for line in lines] == [f"data.csv line {line}" for line in (3, 4, 5, 6)]
     assert str(tmp_path) not in "".join(lines)

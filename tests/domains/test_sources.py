@@ -66,6 +66,16 @@ def test_source_digest_is_cached_until_a_file_changes(tmp_path: Path, monkeypatc
     assert source_digest(source, workspace) == source_digest(source) != digest
 
 
+@pytest.mark.parametrize("damage", [b"", b"0123", b"\xff" * 32, b"0" * 33])
+def test_a_damaged_cache_of_digests_is_replaced(tmp_path: Path, damage: bytes) -> None:
+    source = write_source("csv", tmp_path / "source", *pictures())
+    workspace = Place(str(tmp_path / "workspace"))
+    digest = source_digest(source, workspace)
+    (path,) = (tmp_path / "workspace" / "sources").iterdir()
+    path.write_bytes(damage)
+    assert source_digest(source, workspace) == digest == path.read_text()
+
+
 def test_order_of_a_folder_does_not_follow_its_classes(local_context: Context, tmp_path: Path) -> None:
     images, labels = pictures()
     first = ingest(local_context, write_source("folder", tmp_path / "a", images, labels))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from schemas.evaluation import CostTable, QualityTable, Report
 from stages.evaluation.blocks import printable, verdict
-from stages.evaluation.render import escape_markdown, render_markdown, render_terminal
+from stages.evaluation.render import escape_markdown, fit, render_markdown, render_terminal
 
 GOLDEN = Path(__file__).parent / "report.md"
 BUDGETS = {"digits": "50 + 50"}
@@ -90,7 +90,8 @@ def cost(name: str, scale: int, memory: int | None) -> dict[str, Any]:
 def report(**more: Any) -> Report:
     costs = {"costs": [cost("resnet", 16, 8 * 2**20), cost("mobile", 1, 2**20)]}
     host = {"processor": "Fast|CPU (TM) [2]", "cores": 2, "threads": 1, "accelerator": None, "torch": "2.14.1"}
-    label_set = {"name": "resnet-on-digits", "teacher": "resnet", "domain": "digits", "rows": 1797, "digest": "ab" * 16}
+    label_set = {"name": "resnet-on-digits", "teacher": "resnet", "domain": "digits", "rows": 1797}
+    label_set |= {"fingerprint": "cd" * 16, "digest": "ab" * 16}
     asked: dict[str, Any] = {
         "name": "mnist-to-digits",
         "budgets": BUDGETS,
@@ -168,12 +169,91 @@ def test_one_seed_says_that_it_is_one() -> None:
     [
         (UNKNOWN, "truth of the test rows of digits is unknown"),
         (UNKNOWN, "it says what the teacher says on 93.1% of them"),
-        ([arm("distilled", 0.9), arm("no-teacher", note="impossible at a budget of 0")], "no baseline with figures"),
-        ([arm("distilled", note="out of memory"), arm("no-teacher", 0.9)], "no distilled student to compare"),
+        ([arm("teacher", 0.9), arm("distilled", 0.9)], "no baseline with figures"),
+        ([arm("distilled", note="out of memory"), arm("no-teacher", 0.9)], "no student to compare"),
+        ([arm("distilled", 0.9)], "trained without a teacher, so there is no distillation to judge"),
     ],
 )
 def test_what_cannot_be_compared_is_said_as_such(arms: list[Any], said: str) -> None:
     assert said in verdict(table(0, 0, 0, comparison=None, arms=arms), BUDGETS)
+
+
+def full_table(subject: str = "mobile", **more: Any) -> QualityTable:
+    """All the metrics of pictures, as wide as they get."""
+    metrics = ["accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "nll"]
+    figures = [dict.fromkeys(metrics, value) for value in (0.6, 0.74)]
+    seeds = [{"seed": n, "selection": item, "final": item, "agreement": 0.5} for n, item in enumerate(figures)]
+    arms = [{"arm": name, "seeds": seeds, "mean": figures[0]} for name in ("teacher", "distilled", "source-finetuned")]
+    asked = {"subject": subject, "metrics": metrics, "errors": metrics[3:], "unbounded": ["nll"], "arms": arms}
+    return table(0.01, 0.02, 0.03, **{**asked, **more})
+
+
+def test_a_narrow_terminal_breaks_no_number_and_no_header() -> None:
+    text = terminal(report(qualities=[full_table().dump(), teacher_table().dump()]), width=80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line.split("  ") for line in lines if line.startswith("arm ")]
+    assert [[cell.strip() for cell in head if cell] for head in heads] == [
+        ["arm", "acc %", "F1 %", "bal acc %", "agree %", "seeds"],
+        ["arm", "ECE % ↓", "nll ↓"],
+    ]
+    first = next(line for line in lines if line.startswith("source-finetuned"))
+    assert first.split() == ["source-finetuned", *["67.0", "±", "9.9"] * 3, "50.0", "±", "0.0", "2"]
+    assert "acc: accuracy; F1: macro f1; bal acc: balanced accuracy; ECE:" in " ".join(text.split())
+    costs = lines[lines.index("Costs") :]
+    assert costs[2].split() == ["model", "params", "MACs", "size", "latency", "samples/s", "memory"]
+    assert costs[4].split() == ["resnet", "144,000", "20.00", "M", "625.0", "KiB", "8.00", "ms", "500", "8.0", "MiB"]
+
+
+def test_tables_hold_what_has_room() -> None:
+    assert fit([10, 5, 5, 5], room=80) == [[0, 1, 2, 3]]
+    assert fit([10, 5, 5, 5], room=31) == [[0, 1, 2, 3]]
+    assert fit([10, 5, 5, 5], room=30) == [[0, 1, 2], [0, 3]]
+    assert fit([10, 5, 5, 5], room=30, beside=1) == [[0, 1, 3], [0, 2]]
+    assert fit([90, 5, 50, 5], room=40) == [[0, 1], [0, 2], [0, 3]]
+    assert fit([90], room=40) == [[0]]
+
+
+def test_many_students_have_one_line_of_selection_each() -> None:
+    tables = [full_table(name).dump() for name in ("one", "two", "three")]
+    text = terminal(report(qualities=tables))
+    lines = text[text.index("Selection quality (50 validation labels a seed)") :].split("\n")
+    assert [line.split()[0] for line in lines[4:7]] == ["one", "two", "three"]
+    assert "three, source-finetuned" in render_markdown(report(qualities=tables))
+    assert "two, source-finetuned" in terminal(report(qualities=tables[:2]))
+    assert text.count("Mean ± standard deviation") == 1
+
+
+def test_spread_is_explained_where_there_is_one() -> None:
+    single = table(0, 0, 0, arms=[arm("teacher", 0.9), arm("distilled", 0.8, agreement=0.7)], comparison=None)
+    for text in (render_markdown(report(qualities=[single])), terminal(report(qualities=[single]))):
+        assert "±" not in text
+        assert "less is better; agree" in text
+
+
+def test_a_student_without_a_teacher_is_not_called_distilled() -> None:
+    arms = [arm("distilled", 0.9, failed="out of memory"), arm("no-teacher", note="no model was given")]
+    alone = table(0, 0, 0, arms=arms, comparison=None)
+    for text in (render_markdown(report(qualities=[alone])), terminal(report(qualities=[alone]))):
+        assert "trained without a teacher" in text
+        assert "student mobile failed in 1 of 2 trainings (trained, seed 1): out of memory" in text
+        assert "distilled" not in text
+        assert "no model was given" not in text
+
+
+def test_a_reason_to_fail_is_told_once() -> None:
+    seeds = [{"seed": 0, "failure": "out of memory"}, {"seed": 1, "failure": "not finite"}]
+    arms = [
+        arm("teacher", 0.9),
+        arm("distilled", 0.9, 0.8, failed="out of memory"),
+        {"arm": "source-only", "seeds": seeds, "note": "out of memory; not finite"},
+        {"arm": "no-teacher", "seeds": [{"seed": 0, "failure": "no labels"}], "note": "impossible at a budget of 0"},
+    ]
+    text = terminal(report(qualities=[table(0, 0, 0, arms=arms, comparison=None)]))
+    assert "student mobile failed in 2 of 5 trainings (distilled, seed 2; source-only, seed 0): out of memory\n" in text
+    assert "student mobile failed in 1 of 5 trainings (source-only, seed 1): not finite\n" in text
+    assert "no-teacher: impossible at a budget of 0\n" in text
+    assert "no labels" not in text
 
 
 def test_an_empty_report_is_still_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_a_fault_in_any_object_is_found_and_named(tmp_path: Path, fault: str) ->
             flipped = bytearray(data)
             flipped[len(data) // 2] ^= 1
             path.write_bytes({"cut": data[:-1], "longer": data + b"\0", "flipped": bytes(flipped)}[fault])
-        with pytest.raises(StoreError, match=path.relative_to(tmp_path).as_posix()):
+        with pytest.raises(StoreError, match=f"{path.relative_to(tmp_path).as_posix()} is .*: {reader.MEND}$"):
             read_all(place)
         path.write_bytes(data)
     read_all(place)
@@ -268,12 +269,24 @@ def test_catalog_shows_every_whole_set_and_nothing_that_does_not_print(tmp_path:
     manifest = make_fake_set(place, FakeSamples((3,)), OracleTeacher())
     (tmp_path / "sets" / ("0" * 32)).mkdir()
     (tmp_path / "sets" / ("0" * 32) / "set.json").write_text("{")
-    assert list_sets(place) == [manifest]
+    sets, damaged = list_sets(place)
+    assert sets == [manifest]
+    assert list(damaged) == ["0" * 32]
+    assert re.search(r"set\.json is not JSON.*: remove it, or make it again with --force labels$", damaged["0" * 32])
     evil = manifest.label_schema.model_copy(update={"classes": ("\x1b[2Jcat\n", "д" * 500)})
     shown = card(manifest.model_copy(update={"label_schema": evil}))
     assert shown["classes"].startswith("2: \\x1b[2Jcat\\n, дд")
     assert all(line.isprintable() and len(line) <= 120 for line in shown.values())
     assert printable("a\u202eb") == "a\\u202eb"
+
+
+@pytest.mark.parametrize("lost", ["units/*/receipt.json", "sets/*/plan.json", "units/*/*/zarr.json"])
+def test_what_no_reader_reads_harms_none(tmp_path: Path, lost: str) -> None:
+    place = Place(str(tmp_path))
+    make_fake_set(place, FakeSamples((3, 2)), OracleTeacher())
+    for path in list(tmp_path.glob(lost)):
+        path.write_bytes(b"")
+    read_all(place)
 
 
 def test_forgetting_a_set_makes_it_anew_and_harms_no_other(tmp_path: Path) -> None:

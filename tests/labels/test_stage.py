@@ -122,6 +122,37 @@ def test_a_lost_set_is_made_again_and_another_is_refused(local_context: Context,
         LABELS.find(local_context, asked)
 
 
+DOCUMENTS = ["store/store.json", "store/sets/*/set.json", "artifacts/labels/*/artifact.json"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("forced", [False, True], ids=["removed", "forced"])
+def test_both_mends_of_a_damaged_document_work(
+    local_context: Context, asked: LabelsInputs, name: str, forced: bool
+) -> None:
+    outputs = LABELS.run(local_context, asked)
+    (path,) = local_context.workspace.path.glob(name)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(StoreError, match=rf"^{path} .*: remove it, or make it again with --force labels$"):
+        LABELS.find(local_context, asked)
+    if forced:
+        LABELS.discard(local_context, asked)
+    else:
+        path.unlink()
+    assert LABELS.find(local_context, asked) is None
+    assert LABELS.run(local_context, asked) == LABELS.find(local_context, asked) == outputs
+    LabelSet.open_ref(local_context.place(outputs.labels), outputs.labels).gather(np.arange(48))
+
+
+@pytest.mark.parametrize("name", ["sets/*/index-*.parquet", "sets/*/plan.json", "units/*/*/logits/c/0/0"])
+def test_force_mends_what_readers_find_damaged(local_context: Context, asked: LabelsInputs, name: str) -> None:
+    outputs = LABELS.run(local_context, asked)
+    next(local_context.workspace.path.glob(f"store/{name}")).write_bytes(b"{")
+    LABELS.discard(local_context, asked)
+    assert LABELS.run(local_context, asked) == outputs
+    LabelSet.open_ref(local_context.place(outputs.labels), outputs.labels).gather(np.arange(48))
+
+
 def test_forced_labels_are_inferred_again(
     local_context: Context, asked: LabelsInputs, teachers_loaded: list[Any]
 ) -> None:

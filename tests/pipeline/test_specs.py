@@ -49,7 +49,7 @@ def test_json_is_read_too(base: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
-        ("students.s.seeds=3", ("students", "s", "seeds"), 3),
+        ("students.s.seeds=3", ("students", "s", "seeds"), [0, 1, 2]),
         ("students.s.method.name=soft", ("students", "s", "method", "name"), "soft"),
         ("domains.a.label_budget={train: 5, validation: 6}", ("domains", "a", "label_budget", "validation"), 6),
         ("resources.mode=local", ("resources", "mode"), "local"),
@@ -82,7 +82,7 @@ def test_extends_merges_and_keeps_the_places_of_each_file(base: Path) -> None:
     student = "{model: x, domain: a, method: none, weights: w.pt}"
     child.write_text(f"extends: ../base.yaml\nname: child\nstudents:\n  s: {{seeds: 2}}\n  t: {student}\n")
     spec = load_spec(child).spec
-    assert (spec.name, spec.students["s"].seeds, spec.students["s"].model.name) == ("child", 2, "mobile-tiny")
+    assert (spec.name, spec.students["s"].seeds, spec.students["s"].model.name) == ("child", (0, 1), "mobile-tiny")
     assert spec.domains["a"].from_.csv == str(base.parent / "data/a.csv")
     assert spec.students["t"].weights == str(folder / "w.pt")
 
@@ -90,7 +90,15 @@ def test_extends_merges_and_keeps_the_places_of_each_file(base: Path) -> None:
 def test_anchors_and_merge_keys_work(base: Path) -> None:
     base.write_text(BASE.replace("s: {", "s: &s {") + "  t: {<<: *s, seeds: 3}\n")
     students = load_spec(base).spec.students
-    assert (students["t"].model, students["t"].seeds, students["s"].seeds) == (students["s"].model, 3, 1)
+    assert (students["t"].model, students["t"].seeds, students["s"].seeds) == (students["s"].model, (0, 1, 2), (0,))
+
+
+def test_set_changes_one_place_though_an_anchor_stands_in_two(base: Path) -> None:
+    training = "training: &t {steps: 5, augmentation: {rotate: 3}}"
+    text = BASE.replace("method: none", f"method: none, {training}")
+    base.write_text(text + "  t: {model: mobile-tiny, domain: a, method: none, training: *t}\n")
+    students = load_spec(base, ["students.s.training.steps=7"]).spec.students
+    assert (students["s"].training.steps, students["t"].training.steps) == (7, 5)
 
 
 def test_extends_in_a_circle_is_refused(base: Path) -> None:
@@ -105,7 +113,7 @@ def test_extends_in_a_circle_is_refused(base: Path) -> None:
     [
         ("version: 1\nname: x\nname: y\n", r"line 3: not valid YAML: the key 'name' stands twice"),
         ("a: [1,\n", r"line 2: not valid YAML"),
-        ("- 1\n", "holds list, not a mapping"),
+        ("- 1\n", "it holds a list, not a mapping"),
         ("name: x\n", "has no version: a Spec begins with `version: 1`"),
         ("version: 9\nname: x\n", "version 9, this release reads up to version 1"),
         (BASE.replace("from:", "form:"), "unknown field 'domains.a.form'; did you mean 'from'"),
@@ -116,7 +124,14 @@ def test_extends_in_a_circle_is_refused(base: Path) -> None:
             BASE.replace("{csv: data/a.csv}", "{csv: 's3://b/k', storage: {secret: x}}"),
             "unknown field 'domains.a.from.storage.secret'",
         ),
-        (BASE.replace("label_budget: 20", "label_budget: -1"), "greater than or equal to 0"),
+        (BASE.replace("label_budget: 20", "label_budget: -1"), "a whole number n for n \\+ n"),
+        (BASE.replace("label_budget: 20", "label_budget: '20'"), "a whole number n for n \\+ n"),
+        (BASE.replace("method: none", "method: none, seeds: 0"), "`seeds` is how many"),
+        (BASE.replace("label_budget: 20", "classes: [a, b, a]"), "a stand in it twice"),
+        (BASE.replace("name: base", "name: 'a b/c'"), "is not a name: up to 80 letters"),
+        (BASE + "evaluation: {baselines: [no-teacer]}\n", "did you mean 'no-teacher'"),
+        (BASE.replace("model: mobile-tiny", "model: 3"), "give a name, or a mapping of `name`"),
+        ("", "it holds nothing"),
     ],
 )
 def test_faults_are_told_in_the_words_of_the_file(base: Path, text: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from pipeline.api import plan, run
 from pipeline.runner import RunResult, Selection
-from schemas.errors import MissingUpstream, SpecError
+from schemas.errors import MissingUpstream, SpecError, StoreError
 from stages import code
 from stages.places import Place
 from tests.pipeline.world import bars, write_domain, write_world
@@ -117,9 +118,13 @@ def test_only_from_and_force(world: Path) -> None:
     assert run(world, selection=Selection(only=("labels",))).made == []
     forced = run(world, selection=Selection(force=("evaluation.small",)))
     assert forced.made == ["evaluation.small"]
-    with pytest.raises(MissingUpstream, match=r"labels\.said needs teachers\.fit.*crossdistill run spec\.yaml`"):
+    with pytest.raises(
+        MissingUpstream, match=r"labels\.said needs teachers\.fit.*`crossdistill run .*spec\.yaml --set"
+    ):
         run(world, overrides=["teachers.big.seed=5"], selection=Selection(only=("labels",)))
-    with pytest.raises(MissingUpstream, match=r"Make it: `crossdistill run spec\.yaml --only teachers\.big`"):
+    with pytest.raises(
+        MissingUpstream, match=r"Make it: `crossdistill run .*spec\.yaml --set .* --only teachers\.big`"
+    ):
         run(world, overrides=["teachers.big.seed=5"], selection=Selection(only=("teachers.fit",)))
     with pytest.raises(SpecError, match="no stage or step is called 'lables'; did you mean 'labels'"):
         run(world, selection=Selection(only=("lables",)))
@@ -130,6 +135,45 @@ def test_forced_work_gives_the_same_bytes(world: Path) -> None:
     result = run(world, selection=Selection(force=("teachers", "labels", "students")))
     assert {"teachers.big", "teachers.fit", "labels.said", "students.sharp"} <= set(result.made)
     assert digests(result) == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}'], ids=["empty", "cut", "list", "other"])
+def test_a_damaged_artifact_is_named_and_forced_or_removed(world: Path, damage: bytes) -> None:
+    before = digests(run(world))
+    uri = plan(world).outputs["splits.target"].split.uri
+    path = Path(uri) / "artifact.json"
+    path.write_bytes(damage)
+    mend = rf"^{path}.*: remove it, or make it again with --force splits$"
+    planned = plan(world)
+    assert planned.steps["splits.target"].state == "damaged"
+    assert re.search(mend, planned.steps["splits.target"].why)
+    with pytest.raises(StoreError, match=mend):
+        run(world)
+    assert run(world, selection=Selection(force=("splits.target",))).made == ["splits.target"]
+    path.unlink()
+    assert digests(run(world)) == before
+
+
+def test_outputs_of_another_form_are_damage_another_version_is_not(world: Path) -> None:
+    path = Path(plan(world).outputs["splits.target"].split.uri) / "artifact.json"
+    whole = path.read_text()
+    found = []
+    for old, new in (('"split": {', '"spilt": {'), ('"version": 1', '"version": 2')):
+        path.write_text(whole.replace(old, new, 1))
+        found.append(plan(world).steps["splits.target"].why)
+        path.write_text(whole)
+    assert found[0].endswith("'split' is missing. It is damaged: remove it, or make it again with --force splits")
+    assert found[1].endswith("install a newer crossdistill")  # it is whole, and no loss is proposed
+
+
+def test_damaged_verdicts_are_tried_again_and_replaced(world: Path) -> None:
+    verdicts = {path: path.read_bytes() for path in world.with_suffix(".workspace").glob("probes/models/*.json")}
+    for path in verdicts:
+        path.write_bytes(b"{")
+    assert plan(world).to_do == []
+    tried = {path: path.read_bytes() for path in verdicts if path.read_bytes() != b"{"}
+    assert tried
+    assert tried.items() <= verdicts.items()
 
 
 class Killed(BaseException):

@@ -100,3 +100,25 @@ def test_records_grow_only_when_something_changed(place: Place) -> None:
     changed = record.model_copy(update={"fingerprints": {"": "2" * 32}})
     write_record(place, changed)
     assert last_record(place, "labels.x") == changed
+
+
+DAMAGE = [b"", b"{", b"[]", b'{"version": 1}', b"\xff"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_history_blocks_nothing(place: Place, damage: bytes) -> None:
+    """A damaged lease holds nothing, damaged events and records are passed over."""
+    record = StepRecord(step="labels.x", fingerprints={"": "1" * 32}, inputs={"": {"a": 1}})
+    write_record(place, record)
+    log = EventLog(place)
+    log.write(Event(time=1.0, step="s", kind="note", message="kept"))
+    log.flush()
+    place.put("leases/run/000007.json", damage)
+    place.put("runs/steps/labels.x/000002.json", damage)
+    place.put("events/torn/000001.jsonl", damage + b"\n")
+    with held_lease(place, "next"):
+        assert Log(place / "leases/run").last()[0] == 8
+    assert last_record(place, "labels.x") is None
+    write_record(place, record)
+    assert last_record(place, "labels.x") == record
+    assert [event.message for event in read_events(place)] == ["kept"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.canonical import digest
-from schemas.errors import DataError, UserError, did_you_mean
+from schemas.errors import DIGEST_PATTERN, DataError, UserError, did_you_mean
 from schemas.spec import SPLITS, Source
 from stages.domains.sources.base import LABEL, SAMPLE_ID, RowSlice, SourceFile, TableReader, Wanted
 from stages.places import Place
@@ -96,7 +97,7 @@ def source_digest(
 
     An example counts by its pinned hash. Files that cells of `files` roles name count too, found by the domain's
     `columns`. Reads every byte once; with a `workspace`, which keeps the digest, later calls cost one listing while
-    sizes and times of change hold.
+    sizes and times of change hold. What is damaged in that cache is replaced.
     Raises DataError if the source is missing.
     """
     if source.example is not None:
@@ -113,11 +114,13 @@ def source_digest(
     }
     key = digest([source.kind, state])
     cache = None if workspace is None else workspace / CACHE
-    if cache is not None and (known := cache.read_or_none(key)) is not None:
+    known = None if cache is None else cache.read_or_none(key)
+    if known is not None and re.fullmatch(DIGEST_PATTERN.encode(), known):
         return known.decode("ascii")
     content = {split: [[item.label, _checksum(item)] for item in items] for split, items in listing.items()}
     found = digest([source.kind, content])
     if cache is not None:
+        cache.remove(key)  # what stands there is damaged
         cache.put_new(key, found.encode("ascii"))
     return found
 
@@ -137,17 +140,17 @@ def _wanted(table: TableReader, columns: Mapping[str, str], roles: Sequence[str]
 def _column_problems(
     uri: str, names: tuple[str, ...], columns: Mapping[str, str], roles: Sequence[str]
 ) -> Iterator[str]:
-    known = [*roles, LABEL, SAMPLE_ID]
+    every = [*roles, LABEL, SAMPLE_ID]
     for role in columns:
-        if role not in known:
-            yield f"`columns` has the role '{role}', which this task does not have{did_you_mean(role, known)}"
-    for role in known:
+        if role not in every:
+            yield f"`columns` has the role '{role}', which this task does not have{did_you_mean(role, every)}"
+    for role in every:
         name = columns.get(role, role)
         if name not in names and (role in roles or role in columns):
             mend = "" if role in columns else f"; name it with `columns: {{{role}: …}}`"
-            yield (
-                f"the source {uri} has no column '{name}'{did_you_mean(name, names)}; it has {', '.join(names)}{mend}"
-            )
+            near = did_you_mean(name, names)
+            known = near if "?" in near else f"; it has {', '.join(names)}"
+            yield f"the source {uri} has no column '{name}'{known}{mend}"
 
 
 def _checksum(item: SourceFile) -> str:

@@ -1,0 +1,72 @@
+"""The examples as people run them, cut short: real data, the whole way, in this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.api import plan
+from pipeline.specs import load_spec
+from tests.test_door import ROOT, command
+
+EXAMPLES = ROOT / "examples"
+
+
+def ran(spec: str, workspace: Path, *overrides: str) -> dict[str, Any]:
+    """Outputs of a run by the command line."""
+    words = [word for override in ("resources.mode=local", *overrides) for word in ("--set", override)]
+    answer = command("run", str(EXAMPLES / spec), "--workspace", str(workspace), "--json", *words)
+    assert answer.returncode == 0, answer.stderr
+    outputs: dict[str, Any] = json.loads(answer.stdout)["outputs"]
+    return outputs
+
+
+@pytest.mark.parametrize("spec", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
+def test_every_example_is_a_spec(spec: str) -> None:
+    assert load_spec(EXAMPLES / spec).spec.name == spec.removesuffix(".yaml")
+
+
+def test_mnist_to_digits_cut_short(tmp_path: Path) -> None:
+    outputs = ran(
+        "mnist-to-digits.yaml",
+        tmp_path / "workspace",
+        "teachers.resnet.training={steps: 60, learning_rate: 4.0e-3}",
+        "students.mobile.training.steps=30",
+        "students.mobile.seeds=2",
+    )
+    assert outputs["domains.mnist"]["rows"] == 5000
+    assert outputs["labels.resnet-on-digits"]["rows"] == 1797
+    table = outputs["evaluation.mobile"]["table"]
+    arms = {arm["arm"]: arm["mean"] for arm in table["arms"]}
+    assert set(arms) == {"teacher", "distilled", "no-teacher", "source-only", "source-finetuned"}
+    assert table["test_rows"] == 503
+    assert table["selection_rows"] == [50, 50]
+    assert arms["teacher"]["accuracy"] > 0.5, "sixty steps on MNIST and re-estimated statistics carry over"
+    costs = {cost["name"]: cost for cost in outputs["costs"]["table"]["costs"]}
+    assert costs["resnet-adapted"]["parameters"] > 10 * costs["mobile"]["parameters"]
+
+
+def test_bring_your_teacher_cut_short(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    make = [sys.executable, str(EXAMPLES / "bring_your_teacher/make.py"), "--out", str(data)]
+    subprocess.run([*make, "--pictures", "160", "--steps", "2"], check=True, capture_output=True)
+    pictures = data / "pictures"
+    overrides = (
+        f"domains.pictures.from={{image_folder: {pictures}, labels: {pictures / 'classes.csv'}}}",
+        f"teachers.resnet18.weights={data / 'resnet18.safetensors'}",
+        "students.mobilenet.training.steps=3",
+        "students.mobilenet.seeds=1",
+        "domains.pictures.label_budget=20",
+    )
+    outputs = ran("bring-your-teacher.yaml", tmp_path / "workspace", *overrides)
+    assert outputs["domains.pictures"]["classes"] == ["round", "straight", "mixed"]
+    assert outputs["teachers.resnet18-adapted"]["classes"] == ["round", "straight", "mixed"]
+    arms = [arm["arm"] for arm in outputs["evaluation.mobilenet"]["table"]["arms"]]
+    assert arms == ["teacher", "distilled", "no-teacher"]
+    made = plan(EXAMPLES / "bring-your-teacher.yaml", str(tmp_path / "workspace"), ("resources.mode=local", *overrides))
+    assert made.to_do == []
