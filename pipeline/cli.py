@@ -115,7 +115,7 @@ def run(
     if as_json:
         print(json.dumps(result_json(result), indent=2))
     else:
-        print_result(result, spec, workspace)
+        print_result(result)
     if result.failures:
         steps = ", ".join(result.failures)
         kind = InternalError if any(error.exit_code == 1 for error in result.failures.values()) else UserError

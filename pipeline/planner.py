@@ -49,9 +49,9 @@ class Plan:
     workspace: str
     steps: dict[str, PlannedStep]
 
-    def command(self, *more: str) -> str:
-        """The `crossdistill run` that does it, to be shown to people."""
-        return self.loaded.command("run", self.workspace, *more)
+    def command(self, verb: str = "run", *more: str) -> str:
+        """The command line that does `verb` with this spec, workspace and overrides, to be shown to people."""
+        return self.loaded.command(verb, self.workspace, *more)
 
     @property
     def to_do(self) -> list[str]:

@@ -46,6 +46,8 @@ class RunResult:
     """Steps that were wanted and rest on what failed."""
     storage: Storage = field(default_factory=Storage)
     """Where the object storage answers that outputs may name."""
+    report_command: str = ""
+    """The command line that shows the report, for people."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def execute(plan: Plan, context: Context, selection: Selection, listener: Listen
     todo = missing | forced | (plan.graph.downstream(forced) & wanted)
     _check_upstream(plan, todo)
     if not todo:
-        return RunResult(outputs=plan.outputs, storage=context.storage)
+        return RunResult(plan.outputs, storage=context.storage, report_command=plan.command("report"))
     with held_lease(context.workspace, command), _events(context, listener) as emit:
         return _Run(plan, replace(context, sink=emit), todo, forced).go()
 
@@ -100,7 +102,7 @@ def _check_upstream(plan: Plan, todo: set[str]) -> None:
             if need in todo or plan.steps[need].state == "present":
                 continue
             makeable = all(plan.steps[up].state == "present" for up in plan.graph.steps[need].needs)
-            command = plan.command("--only", need) if makeable else plan.command()
+            command = plan.command("run", "--only", need) if makeable else plan.command()
             raise MissingUpstream(f"{name} needs {need}, which does not exist. Make it: `{command}`")
 
 

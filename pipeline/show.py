@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.planner import Plan
@@ -60,19 +59,18 @@ def print_plan(plan: Plan) -> None:
         console.print(f"Note: {_safe(note)}", soft_wrap=True)
     todo = plan.to_do
     console.print(
-        f"{len(todo)} of {len(plan.steps)} steps to do: {plan.command()}"
+        f"{len(todo)} of {len(plan.steps)} steps to do: {_safe(plan.command())}"
         if todo
         else "Nothing to do: everything exists.",
         soft_wrap=True,
     )
 
 
-def print_result(result: RunResult, spec: Path, workspace: str | None) -> None:
+def print_result(result: RunResult) -> None:
     """The table at the end of a run; one line if there was nothing to do."""
     console = _console()
     if not result.made and not result.failures:
-        where = f" --workspace {workspace}" if workspace else ""
-        console.print(f"Nothing to do: everything exists. See it: crossdistill report {spec}{where}", soft_wrap=True)
+        console.print(f"Nothing to do: everything exists. See it: {_safe(result.report_command)}", soft_wrap=True)
         return
     outputs = result.outputs.get("report")
     if isinstance(outputs, ReportOutputs):

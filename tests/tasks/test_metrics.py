@@ -47,7 +47,8 @@ def test_equal_the_references(seed: int, rows: int, classes: int) -> None:
     tensors = torch.from_numpy(logits), torch.from_numpy(truth).long()
     exact = torch.nn.functional.cross_entropy(tensors[0].double(), tensors[1])  # float32 loses digits near certainty
     assert score(logits, truth, "nll") == pytest.approx(float(exact), rel=1e-9)
-    ece = multiclass_calibration_error(*tensors, num_classes=classes, n_bins=15, norm="l1")
+    sure = tensors[0].double().softmax(1)  # torchmetrics takes logits that all lie in [0, 1] for probabilities
+    ece = multiclass_calibration_error(sure, tensors[1], num_classes=classes, n_bins=15, norm="l1")
     assert score(logits, truth, "calibration_error") == pytest.approx(float(ece), abs=1e-5)
 
 

@@ -96,7 +96,7 @@ def test_one_subprocess_tries_all() -> None:
         check=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{USER_CODE}"},
     )
-    verdicts = [ProbeVerdict.parse(item, "verdict") for item in json.loads(answer.stdout)]
+    verdicts = [ProbeVerdict.parse_json(line, "verdict") for line in answer.stdout.splitlines()]
     assert [verdict.problem is None for verdict in verdicts] == [True, True, False]
     assert verdicts[0].parameters == 8_579
     assert verdicts[0].key == probe_key(asked("mobile-tiny"))
