@@ -255,6 +255,26 @@ def test_changed_labels_reach_nobody_who_may_not_see_them(world: Path, tmp_path:
     assert changed == {"domains", "evaluation", "report"}
 
 
+def test_students_start_from_given_weights_and_so_do_their_baselines(world: Path, tmp_path: Path) -> None:
+    """Weights of a finished student are given to another: every arm that starts anew starts from them."""
+    made = next(out for out in plan(world).outputs["students.small"].students if out.arm == "distilled")
+    folder = Place(made.model.uri)
+    (weights,) = [path for path in folder.path.rglob("model.safetensors")]
+    overrides = [f"students.small.weights={weights}", "students.small.seeds=1", "students.sharp.seeds=1"]
+    only = Selection(only=("students",))
+    started = run(world, str(tmp_path / "started"), overrides)
+    assert not started.failures
+    plain = plan(world, overrides=overrides)
+    assert {"students.small", "students.small.source"} <= set(plain.to_do), "given weights count"
+    assert "students.sharp.source" not in plain.to_do
+    ours = {(out.arm, out.seed): out.model.digest for out in plan(world).outputs["students.small"].students}
+    theirs = {(out.arm, out.seed): out.model.digest for out in started.outputs["students.small"].students}
+    assert all(theirs[arm] != ours[arm] for arm in theirs)
+    weights.with_name("copy.safetensors").write_bytes(weights.read_bytes())
+    moved = [override.replace("model.safetensors", "copy.safetensors") for override in overrides]
+    assert run(world, str(tmp_path / "started"), moved, selection=only).made == [], "weights count by their bytes"
+
+
 def test_budget_zero(world: Path) -> None:
     budget = "domains.target.label_budget=0"
     result = run(world, overrides=[budget, "students.small.seeds=1"], selection=Selection(only=(
