@@ -259,7 +259,7 @@ def test_students_start_from_given_weights_and_so_do_their_baselines(world: Path
     """Weights of a finished student are given to another: every arm that starts anew starts from them."""
     made = next(out for out in plan(world).outputs["students.small"].students if out.arm == "distilled")
     folder = Place(made.model.uri)
-    (weights,) = [path for path in folder.path.rglob("model.safetensors")]
+    (weights,) = folder.path.rglob("model.safetensors")
     overrides = [f"students.small.weights={weights}", "students.small.seeds=1", "students.sharp.seeds=1"]
     only = Selection(only=("students",))
     started = run(world, str(tmp_path / "started"), overrides)
