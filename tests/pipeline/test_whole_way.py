@@ -14,6 +14,7 @@ from pipeline.api import plan, run
 from pipeline.runner import RunResult, Selection
 from schemas.errors import MissingUpstream, SpecError, StoreError
 from stages import code
+from stages.artifacts import find_artifact
 from stages.places import Place
 from tests.pipeline.world import bars, write_domain, write_world
 
@@ -258,8 +259,9 @@ def test_changed_labels_reach_nobody_who_may_not_see_them(world: Path, tmp_path:
 def test_students_start_from_given_weights_and_so_do_their_baselines(world: Path, tmp_path: Path) -> None:
     """Weights of a finished student are given to another: every arm that starts anew starts from them."""
     made = next(out for out in plan(world).outputs["students.small"].students if out.arm == "distilled")
-    folder = Place(made.model.uri)
-    (weights,) = folder.path.rglob("model.safetensors")
+    artifact = find_artifact(Place(made.model.uri))
+    assert artifact is not None
+    weights = Path(made.model.uri) / artifact.attempt / "model.safetensors"
     overrides = [f"students.small.weights={weights}", "students.small.seeds=1", "students.sharp.seeds=1"]
     only = Selection(only=("students",))
     started = run(world, str(tmp_path / "started"), overrides)
@@ -270,8 +272,8 @@ def test_students_start_from_given_weights_and_so_do_their_baselines(world: Path
     ours = {(out.arm, out.seed): out.model.digest for out in plan(world).outputs["students.small"].students}
     theirs = {(out.arm, out.seed): out.model.digest for out in started.outputs["students.small"].students}
     assert all(theirs[arm] != ours[arm] for arm in theirs)
-    weights.with_name("copy.safetensors").write_bytes(weights.read_bytes())
-    moved = [override.replace("model.safetensors", "copy.safetensors") for override in overrides]
+    (tmp_path / "copy.safetensors").write_bytes(weights.read_bytes())
+    moved = [override.replace(str(weights), str(tmp_path / "copy.safetensors")) for override in overrides]
     assert run(world, str(tmp_path / "started"), moved, selection=only).made == [], "weights count by their bytes"
 
 
