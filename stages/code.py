@@ -16,10 +16,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from schemas.canonical import digest
-from schemas.errors import ModelError
-
-HOUSE = Path(__file__).resolve().parent.parent
-HOUSE_PACKAGES = ("schemas", "stages", "pipeline", "crossdistill")
+from schemas.errors import PACKAGES_OURS, ModelError
 
 
 def code_digest(target: str) -> str:
@@ -46,10 +43,11 @@ def _collect(module_name: str, target: str, seen: dict[str, object]) -> None:
         root = imported.split(".")[0]
         if root in sys.stdlib_module_names:
             continue
-        if root in HOUSE_PACKAGES:
+        if root in PACKAGES_OURS:
             # Of the house, only a plug-in's private helpers (`stages.tasks._images`) are part of the plug-in;
             # the rest counts by the stages' versions.
-            if (helper := _longest_module(imported)) is not None and helper.rpartition(".")[2].startswith("_"):
+            private = any(part.startswith("_") for part in imported.split("."))  # spares a look-up for every other name
+            if private and (helper := _longest_module(imported)) and helper.rpartition(".")[2].startswith("_"):
                 _collect(helper, target, seen)
             continue
         found = _installed_version(root)
