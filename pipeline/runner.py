@@ -257,11 +257,8 @@ class _Run:
 
 def told(error: BaseException, step: str) -> CrossdistillError:
     """Our own errors as they are, also out of a Ray task; anything else is our failure."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, CrossdistillError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
+    if (ours := cluster.own_error(error)) is not None:
+        return ours
     wrapped = InternalError(f"{step}: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped

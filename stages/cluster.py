@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import PlaceError
+from schemas.errors import CrossdistillError, PlaceError
 from schemas.spec import Resources
 from stages.progress import Bulletin
 
@@ -145,6 +145,42 @@ def cores() -> int:
     import ray
 
     return int(ray.cluster_resources().get("CPU", 1))
+
+
+def gpus_per_worker(resources: Resources) -> float:
+    """Accelerators of a worker: as the spec says, else one where the cluster has any."""
+    import ray
+
+    if resources.gpus_per_worker is not None:
+        return resources.gpus_per_worker
+    return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, the failures of the workers that it carries, and their causes, outermost first."""
+    found: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        item = todo.pop(0)
+        if item is None or any(item is known for known in found):
+            continue
+        found.append(item)
+        failures = getattr(item, "worker_failures", None)
+        if isinstance(failures, dict):
+            todo += [failure for failure in failures.values() if isinstance(failure, BaseException)]
+        cause = getattr(item, "cause", None)
+        todo += [cause if isinstance(cause, BaseException) else None, item.__cause__]
+    return found
+
+
+def own_error(error: BaseException) -> CrossdistillError | None:
+    """Our own error among the causes of what a worker raised, or None.
+
+    Ray's double of it, which has the same class and a traceback for its text, is passed over.
+    """
+    doubles: Any = sys.modules["ray.exceptions"].RayError if "ray.exceptions" in sys.modules else ()
+    ours = (cause for cause in causes(error) if isinstance(cause, CrossdistillError))
+    return next((cause for cause in ours if not isinstance(cause, doubles)), None)
 
 
 def stop() -> None:

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from schemas.artifacts import ObjectInfo, SamplesRef, TruthRef
 from schemas.domains import DomainInputs, DomainManifest, DomainOutputs, ShardInfo
-from schemas.errors import CrossdistillError, DataError
+from schemas.errors import DataError
 from stages.artifacts import Attempt
+from stages.cluster import cores, own_error
 from stages.context import Context
 from stages.domains import ipc
 from stages.domains.pack import (
@@ -103,7 +104,7 @@ def each(context: Context, work: Callable[..., T], arguments: Iterable[tuple[Any
     from ray.exceptions import RayTaskError
 
     remote: Any = ray.remote(work)
-    in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    in_flight = 2 * max(1, cores())
     waiting: deque[Any] = deque()
     left = iter(arguments)
     try:
@@ -114,8 +115,8 @@ def each(context: Context, work: Callable[..., T], arguments: Iterable[tuple[Any
             result: T = ray.get(waiting.popleft())
             yield result
     except RayTaskError as error:
-        if isinstance(error.cause, CrossdistillError):
-            raise error.cause from None
+        if (ours := own_error(error)) is not None:
+            raise ours from None
         raise
     finally:
         for unfinished in waiting:

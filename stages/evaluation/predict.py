@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from schemas.artifacts import ObjectInfo, SamplesRef, SplitRef
-from schemas.errors import CrossdistillError, DataError, InternalError
+from schemas.errors import DataError, InternalError
 from schemas.evaluation import Candidate, EvaluationInputs
 from schemas.spec import Storage
 from stages.artifacts import Attempt
+from stages.cluster import cores, gpus_per_worker, own_error
 from stages.context import Context
 from stages.places import Place, checksum
 
@@ -251,12 +252,8 @@ def _ray_answers(context: Context, jobs: Sequence[Job]) -> list[Answer]:
     import ray
     from ray.exceptions import RayError
 
-    cluster = ray.cluster_resources()
-    gpus = context.resources.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if cluster.get("GPU", 0) >= 1 else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus)(predict)
-    limit = 2 * max(1, int(cluster.get("CPU", 1)))
+    task = ray.remote(num_cpus=1, num_gpus=gpus_per_worker(context.resources))(predict)
+    limit = 2 * max(1, cores())
     flying: dict[Any, int] = {}
     answers: dict[int, Answer] = {}
     todo = iter(enumerate(jobs))
@@ -268,9 +265,9 @@ def _ray_answers(context: Context, jobs: Sequence[Job]) -> list[Answer]:
             answers[flying.pop(ready[0])] = ray.get(ready[0])
             context.progress(len(answers), len(jobs), "models")
     except RayError as error:
+        if (ours := own_error(error)) is not None:
+            raise ours from None
         cause = getattr(error, "cause", error)
-        if isinstance(cause, CrossdistillError):
-            raise cause from None
         raise InternalError(f"{context.step}: a model could not be evaluated: {cause!r}") from error
     finally:
         for reference in flying:

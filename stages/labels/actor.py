@@ -20,11 +20,11 @@ from schemas.artifacts import ModelRef, SamplesRef
 from schemas.errors import CrossdistillError, InternalError
 from schemas.labels import UnitPlan, UnitResult
 from schemas.spec import Resources
+from stages.cluster import causes, gpus_per_worker
 from stages.labels.labeller import UNITS_AT_ONCE, How, Labeller
 from stages.labels.store import Store
 from stages.places import Place
 from stages.progress import Reporter
-from stages.training.launch import causes
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,9 @@ def label_units_on_ray(job: LabelJob, units: Sequence[UnitPlan], resources: Reso
 
     Raises what an actor raised if it is a CrossdistillError, else InternalError with the cause.
     """
-    import ray
     import ray.data
 
-    gpus = resources.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    gpus = gpus_per_worker(resources)
     units_in = ray.data.from_items([{"unit": unit.model_dump_json()} for unit in units], override_num_blocks=len(units))
     units_in.context.enable_progress_bars = False
     units_in.context.print_on_execution_start = False

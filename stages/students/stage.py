@@ -158,13 +158,12 @@ def room(context: Context) -> int:
         return 1
     import ray
 
+    from stages.cluster import gpus_per_worker
+
     free, resources = ray.available_resources(), context.resources
     cores = free.get("CPU", 0) if context.width is None else min(free.get("CPU", 0), context.width)
     room = int(cores // resources.cpus_per_worker)
-    gpus = resources.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    if gpus:
+    if gpus := gpus_per_worker(resources):
         room = min(room, int(free.get("GPU", 0) // gpus))
     return max(1, room)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemas.base import Part
-from schemas.errors import CrossdistillError, InternalError, SpecError
+from schemas.errors import InternalError, SpecError
 from schemas.models import ModelCard
 from schemas.spec import Storage
 from schemas.teachers import EpochQuality, TeacherInputs
@@ -117,15 +117,14 @@ def delegate(context: Context, function: Callable[[Work], None], work: Work) -> 
         return
     import ray
 
-    from stages.training.launch import causes
+    from stages.cluster import causes, gpus_per_worker, own_error
 
     resources = context.resources
-    remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker or 0)(function)
+    remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(function)
     try:
         ray.get(remote.remote(work))
     except ray.exceptions.RayError as error:
-        found = causes(error)
-        for cause in found:
-            if isinstance(cause, CrossdistillError) and not isinstance(cause, ray.exceptions.RayError):
-                raise cause from None
-        raise InternalError(f"{context.step}: {type(found[-1]).__name__}: {found[-1]}") from error
+        if (ours := own_error(error)) is not None:
+            raise ours from None
+        last = causes(error)[-1]
+        raise InternalError(f"{context.step}: {type(last).__name__}: {last}") from error

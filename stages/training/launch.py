@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from schemas.errors import CrossdistillError, InternalError
+from schemas.errors import InternalError
+from stages.cluster import causes, gpus_per_worker, own_error
 from stages.context import Context
 
 Loop = Callable[[dict[str, Any]], None]
@@ -44,15 +45,12 @@ class _Died(Exception):
 
 
 def _fit(context: Context, loop: Loop, config: dict[str, Any], workers: int) -> None:
-    import ray
     from ray.exceptions import ActorDiedError
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     resources = context.resources
-    gpus = resources.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    gpus = gpus_per_worker(resources)
     per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     with tempfile.TemporaryDirectory(prefix="crossdistill-train-") as scratch:
         trainer = TorchTrainer(
@@ -64,32 +62,14 @@ def _fit(context: Context, loop: Loop, config: dict[str, Any], workers: int) -> 
         try:
             trainer.fit()
         except Exception as error:
+            if (ours := own_error(error)) is not None:
+                raise ours from None
             found = causes(error)
-            for cause in found:
-                if isinstance(cause, CrossdistillError):
-                    raise cause from None
             for cause in found:
                 if type(cause).__name__ in DEATHS or isinstance(cause, ActorDiedError):
                     raise _Died(str(cause).splitlines()[0]) from None
             last = found[-1]
             raise InternalError(f"{context.step}: {type(last).__name__}: {last}") from error
-
-
-def causes(error: BaseException) -> list[BaseException]:
-    """The error, the failures of the workers that it carries, and their causes, outermost first."""
-    found: list[BaseException] = []
-    todo: list[BaseException | None] = [error]
-    while todo:
-        item = todo.pop(0)
-        if item is None or any(item is known for known in found):
-            continue
-        found.append(item)
-        failures = getattr(item, "worker_failures", None)
-        if isinstance(failures, dict):
-            todo += [failure for failure in failures.values() if isinstance(failure, BaseException)]
-        cause = getattr(item, "cause", None)
-        todo += [cause if isinstance(cause, BaseException) else None, item.__cause__]
-    return found
 
 
 def rank() -> int:
