@@ -19,6 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.labels import labels_app
+from pipeline.options import AsJson, Endpoint
 from schemas.errors import CrossdistillError, InternalError, Interrupted, SpecError, TrainingFailed, UserError
 
 app = typer.Typer(
@@ -28,19 +30,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-labels_app = typer.Typer(help="Look at the label sets of a store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(labels_app, name="labels")
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML or JSON file.", metavar="SPEC")]
 Workspace = Annotated[str | None, typer.Option(help="Workspace (directory or URI); left out: beside the spec.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a value: students.mobile.seeds=3.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Endpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--endpoint-url", metavar="URL", help="Server of an s3:// place; left out: AWS_ENDPOINT_URL, or AWS itself."
-    ),
-]
 
 
 @app.command()
@@ -182,33 +176,6 @@ def schema(
     from pipeline.show import schema_names, schema_of
 
     print("\n".join(schema_names()) if name is None else json.dumps(schema_of(name), indent=2))
-
-
-@labels_app.command("ls")
-def labels_ls(
-    store: Annotated[str, typer.Argument(help="A store, or a workspace that holds one.")],
-    as_json: AsJson = False,
-    endpoint_url: Endpoint = None,
-) -> None:
-    """List the label sets of a store."""
-    from pipeline.show import print_sets
-    from schemas.spec import Storage
-
-    print_sets(store, None, as_json, Storage(endpoint_url=endpoint_url))
-
-
-@labels_app.command("show")
-def labels_show(
-    store: Annotated[str, typer.Argument(help="A store, or a workspace that holds one.")],
-    name: Annotated[str, typer.Argument(help="Fingerprint or root digest of the set, or its first 8 digits or more.")],
-    as_json: AsJson = False,
-    endpoint_url: Endpoint = None,
-) -> None:
-    """Show the card of a label set: who said it, about what, how exactly."""
-    from pipeline.show import print_sets
-    from schemas.spec import Storage
-
-    print_sets(store, name, as_json, Storage(endpoint_url=endpoint_url))
 
 
 def main() -> int:

@@ -155,7 +155,7 @@ def _plugin_configs() -> dict[str, Any]:
 
 def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | None = None) -> None:
     """All sets of a store, or the card of one. Damaged ones are told in a line each, on stderr beside JSON."""
-    from stages.labels.catalog import card, list_sets
+    from stages.labels.catalog import card, encoding_text, list_sets
 
     place = Place(where, storage or Storage())
     if not place.exists("store.json") and place.exists("store/store.json"):
@@ -187,17 +187,13 @@ def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | N
                     f"{item.rows:,}",
                     str(item.units),
                     str(len(item.label_schema.classes)),
-                    _encoding(item.label_schema.encoding),
+                    encoding_text(item.label_schema.encoding),
                 )
                 for item in sets
             ],
         )
     for problem in damaged.values() if name is None else ():
         print(f"damaged: {problem}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _encoding(encoding: Any) -> str:
-    return " ".join(str(value) for value in encoding.dump().values())
 
 
 def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

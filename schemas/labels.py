@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
 from schemas.base import Contract, Digest, Document, Part
 from schemas.encodings import Dense, Encoding
 
-STORE_VERSION = 1
+LAYOUT = 2
 """Version of the store's layout."""
+
+
+class Views(Contract):
+    """How many augmented readings of each sample are labelled, and how they come to be."""
+
+    count: PositiveInt = 1
+    """Views of each sample; view 0 is the sample itself."""
+    seed: NonNegativeInt = 0
+    """Seed of the parameters, which belong to (seed, `content_id`, view)."""
+    settings: dict[str, Any] = {}
+    """The task's own settings of a view (such as crop, flip, rotation, colour)."""
+
+
+class LabelShape(Contract):
+    """What one label stands for."""
+
+    kind: Literal["sample", "token", "pixel", "box"] = "sample"
+    """One distribution per sample, or per token, pixel of a grid, or box of it."""
+    grid: tuple[PositiveInt, ...] = ()
+    """Rows and columns of the grid, with `pixel` only; it may be coarser than the picture."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.grid) != (2 if self.kind == "pixel" else 0):
+            raise ValueError("`grid` is two numbers with `pixel`, and goes with nothing else")
+        return self
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples differ in their number of labels."""
+        return self.kind in ("token", "box")
+
+
+class Extra(Contract):
+    """A field that stands beside the labels, whatever their encoding. It never rests on truth."""
+
+    name: str
+    """Name of the array: `entropy` and `margin` are worked out from the logits, others come from the teacher."""
+    width: PositiveInt | None = None
+    """Numbers per row; none for a single one."""
+    dtype: Literal["float16", "float32"] = "float32"
+    """Type of one number."""
+    per: Literal["sample", "label"] = "label"
+    """Whether it belongs to a sample or to each of its labels."""
+    description: str = ""
+    """What it holds."""
 
 
 class LabelsInputs(Document):
@@ -31,8 +77,10 @@ class LabelsInputs(Document):
     """Precision that the teacher computes in."""
     batch_size: PositiveInt = 256
     """Rows per forward pass; batches never span shards."""
-    view: Literal[0] = 0
-    """The view that is labelled."""
+    views: Views = Views()
+    """The readings of each sample that are labelled."""
+    difficulty: tuple[Literal["entropy", "margin"], ...] = ()
+    """How hard each label is by the teacher's own word, stored beside it."""
     store: str | None = None
     """Place of the store; left out: inside the workspace."""
 
@@ -61,6 +109,9 @@ class FieldSchema(Contract):
     """Shape of one row."""
     bytes_per_row: NonNegativeInt
     """Bytes of one row on disk."""
+    per: Literal["sample", "label", "entry"] = "label"
+    """What a row stands for: a sample, a label, or one of the entries that the array `kept` counts per label. Labels
+    of a sample or of a grid lie in one row of it; those of tokens and boxes one after another, counted by `items`."""
     description: str
     """What it holds, and in which unit."""
 
@@ -68,12 +119,16 @@ class FieldSchema(Contract):
 class LabelSchema(Document):
     """What a label is: its classes, shape and fields, and how it is kept."""
 
-    shape: Literal["sample"] = "sample"
-    """One distribution per sample."""
+    VERSION: ClassVar[int] = 2
+
+    shape: LabelShape = LabelShape()
+    """What one label stands for."""
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
     encoding: Encoding
     """How it is kept."""
+    basis: Digest | None = None
+    """Digest of what the encoding shares between units, below `bases/`."""
     fields: tuple[FieldSchema, ...]
     """The arrays of a unit that hold its labels; ids and exact rows stand beside them in every encoding."""
 
@@ -82,29 +137,36 @@ class UnitStatistics(Contract):
     """Mergeable statistics of a unit's labels; sums over rows, so that units add up."""
 
     rows: NonNegativeInt = 0
-    """Labels counted."""
+    """Samples counted."""
+    labels: NonNegativeInt = 0
+    """Labels counted: as many as samples, unless there is one per token, pixel or box."""
+    entries: NonNegativeInt = 0
+    """Entries counted, where their number differs from label to label."""
     top1_counts: tuple[NonNegativeInt, ...] = ()
-    """Rows whose largest logit is this class."""
+    """Labels whose largest logit is this class."""
     entropy_sum: NonNegativeFloat = 0.0
-    """Sum of the entropies at temperature 1, in nats."""
+    """Sum of the entropies in nats, at temperature 1 or the smallest that the labels can be read at."""
     confidence_sum: NonNegativeFloat = 0.0
     """Sum of the largest probabilities."""
     unmapped_mass_sum: NonNegativeFloat = 0.0
     """Sum of the probability on classes that the class map leaves out."""
     fidelity_rows: NonNegativeInt = 0
-    """Rows whose exact float32 outputs are stored beside."""
+    """Labels whose exact float32 outputs are stored beside."""
     full_kl_sums: dict[str, NonNegativeFloat] = {}
-    """Sum over the fidelity rows of KL(exact || decoded) over all classes in nats, by temperature."""
+    """Sum over the fidelity rows of KL(exact || decoded) over all classes in nats, by temperature (1, 2 and 4, as far
+    as the labels can be read there); the tail is spread evenly over the classes not kept."""
     bucket_kl_sums: dict[str, NonNegativeFloat] = {}
     """The same over kept classes and one tail bucket."""
     top1_agreements: NonNegativeInt = 0
     """Fidelity rows whose largest class survives the encoding."""
     largest_error: NonNegativeFloat = 0.0
-    """Largest absolute error of a decoded logit on the fidelity rows."""
+    """Largest absolute error of a decoded probability on the fidelity rows, where entropies are taken."""
 
 
 class Receipt(Document):
     """`units/KEY/receipt.json`: put-if-absent; a unit without one is unfinished."""
+
+    VERSION: ClassVar[int] = 2
 
     key: Digest
     """Key of the unit."""
@@ -129,34 +191,48 @@ class UnitPlan(Contract):
     """Name of the packed shard that it labels."""
     shard_digest: Digest
     """Content digest of that shard."""
+    view: NonNegativeInt = 0
+    """View that it labels."""
     rows: PositiveInt
-    """Labels that it will hold."""
+    """Samples that it will label."""
 
 
 class SetPlan(Document):
     """`sets/FINGERPRINT/plan.json`: what was asked, and the units that it needs."""
 
+    VERSION: ClassVar[int] = 2
+
     fingerprint: Digest
     """Fingerprint of the set."""
     label_schema: LabelSchema
     """What a label is."""
+    views: Views = Views()
+    """The readings of each sample."""
     units: tuple[UnitPlan, ...]
-    """The units, in the order of the domain's shards."""
+    """The units: view by view, each in the order of the domain's shards."""
     fidelity_threshold: NonNegativeInt
-    """Rows whose content id begins with 32 bits below this number are kept exactly; 2**32 takes all. In no key."""
+    """Samples whose content id begins with 32 bits below this number are measured; 2**32 takes all. In no key."""
+    fidelity_labels: PositiveInt = 1
+    """Labels of such a sample whose exact outputs are kept, at most; drawn by hash. In no key."""
     provenance: Provenance
     """What was asked, in full."""
+    parents: tuple[Digest, ...] = ()
+    """Root digests of the sets that it was made from."""
 
 
 class SetManifest(Document):
     """`sets/FINGERPRINT/set.json`: written last; a set without one does not exist."""
+
+    VERSION: ClassVar[int] = 2
 
     fingerprint: Digest
     """Fingerprint of the set."""
     digest: Digest
     """Root digest over unit keys, rows, ids digests and objects; the same for a resumed or copied set."""
     rows: NonNegativeInt
-    """Labels in the set."""
+    """Samples in the set."""
+    views: Views = Views()
+    """The readings of each sample."""
     units: NonNegativeInt
     """Units in the set."""
     label_schema: LabelSchema
@@ -169,12 +245,16 @@ class SetManifest(Document):
     samples: Digest = Field(description="Content digest of the samples that it speaks of.")
     provenance: Provenance
     """Where it came from."""
+    parents: tuple[Digest, ...] = ()
+    """Root digests of the sets that it was made from."""
 
 
 class StoreManifest(Document):
     """`store.json`: says that this place is a label store, and in which layout."""
 
-    layout: Literal[1] = 1
+    VERSION: ClassVar[int] = 2
+
+    layout: Literal[2] = 2
     """Version of the layout."""
 
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from schemas.base import Classes, Contract, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
+from schemas.labels import Views
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -237,8 +238,10 @@ class Labels(Contract):
     """Precision that the teacher computes in, on every device."""
     batch_size: PositiveInt = 256
     """Rows per forward pass; batches never span shards."""
-    view: Literal[0] = 0
-    """The view that is labelled: 0 is the sample itself."""
+    views: Views = Views()
+    """The readings of each sample that are labelled; left out: the sample itself."""
+    difficulty: tuple[Literal["entropy", "margin"], ...] = ()
+    """How hard each label is by the teacher's own word, stored beside it."""
 
 
 def _seeds(value: Any) -> Any:

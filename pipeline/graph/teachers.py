@@ -75,7 +75,8 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             encoding=labels.encoding,
             precision=labels.precision,
             batch_size=labels.batch_size,
-            view=labels.view,
+            views=labels.views,
+            difficulty=labels.difficulty,
             store=project.spec.store,
         ),
     )

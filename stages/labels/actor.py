@@ -21,7 +21,8 @@ from schemas.errors import CrossdistillError, InternalError
 from schemas.labels import UnitPlan, UnitResult
 from schemas.spec import Resources
 from stages.cluster import causes, gpus_per_worker
-from stages.labels.labeller import UNITS_AT_ONCE, How, Labeller
+from stages.labels.builder import How
+from stages.labels.labeller import UNITS_AT_ONCE, Labeller
 from stages.labels.store import Store
 from stages.places import Place
 from stages.progress import Reporter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from schemas.encodings import Encoding
 from schemas.errors import ContractError, StoreError
 from schemas.labels import SetManifest
 from stages.labels.store import Store
@@ -31,22 +32,24 @@ def list_sets(place: Place) -> tuple[list[SetManifest], dict[str, str]]:
 def card(manifest: SetManifest) -> dict[str, str]:
     """The label card: what stands in `set.json`, by heading, each one printable line."""
     statistics, schema = manifest.statistics, manifest.label_schema
-    rows = max(manifest.rows, 1)
-    exact = max(statistics.fidelity_rows, 1)
-    row_bytes = sum(field.bytes_per_row for field in schema.fields)
+    labels, exact = max(statistics.labels, 1), max(statistics.fidelity_rows, 1)
+    counted = {"sample": manifest.rows * manifest.views.count, "label": statistics.labels, "entry": statistics.entries}
+    if schema.shape.kind == "pixel":
+        counted["label"] = counted["sample"]
+    size = sum(field.bytes_per_row * counted[field.per] for field in schema.fields)
     lines = {
         "fingerprint": manifest.fingerprint,
         "root digest": manifest.digest,
-        "labels": f"{manifest.rows:,} in {manifest.units:,} units",
+        "labels": f"{statistics.labels:,} of {manifest.rows:,} samples in {manifest.units:,} units",
         "classes": f"{len(schema.classes)}: {', '.join(schema.classes)}",
-        "encoding": " ".join(f"{value}" for value in schema.encoding.dump().values()),
-        "size": f"{row_bytes:,} bytes a label, {row_bytes * manifest.rows:,} bytes",
+        "encoding": encoding_text(schema.encoding),
+        "size": f"{size / labels:,.6g} bytes a label, {size:,} bytes",
         "teacher": manifest.teacher,
         "samples": manifest.samples,
-        "mean confidence": f"{statistics.confidence_sum / rows:.4f}",
-        "mean entropy": f"{statistics.entropy_sum / rows:.4f} nats",
-        "unmapped mass": f"{statistics.unmapped_mass_sum / rows:.4f}",
-        "fidelity": f"measured on {statistics.fidelity_rows:,} rows",
+        "mean confidence": f"{statistics.confidence_sum / labels:.4f}",
+        "mean entropy": f"{statistics.entropy_sum / labels:.4f} nats",
+        "unmapped mass": f"{statistics.unmapped_mass_sum / labels:.4f}",
+        "fidelity": f"measured on {statistics.fidelity_rows:,} labels",
         "top-1 agreement": f"{statistics.top1_agreements / exact:.4f}",
         "largest error": f"{statistics.largest_error:.3g}",
         **{
@@ -68,3 +71,14 @@ def printable(text: str) -> str:
     """Foreign text on one line: what does not print is escaped, what is long is cut."""
     shown = escaped(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
+
+
+def encoding_text(encoding: Encoding) -> str:
+    """An encoding in a few words: its tag and the settings that are set."""
+    settings = encoding.dump()
+    tag = str(settings.pop("kind"))
+    return " ".join([tag, *(f"{name} {_plain(value)}" for name, value in settings.items() if value is not None)])
+
+
+def _plain(value: object) -> str:
+    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list) else str(value)

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("shard_digest", pa.string(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
         pa.field("rows", pa.int64(), nullable=False),
         pa.field("ids_digest", pa.string(), nullable=False),
         pa.field("attempt", pa.string(), nullable=False),
@@ -38,7 +39,8 @@ def to_parquet(units: Sequence[IndexedUnit]) -> bytes:
         receipt = unit.receipt.dump()
         del receipt["version"]
         statistics = json.dumps(receipt.pop("statistics"), sort_keys=True)
-        rows.append({**receipt, "shard": unit.shard, "shard_digest": unit.shard_digest, "statistics": statistics})
+        place = {"shard": unit.shard, "shard_digest": unit.shard_digest, "view": unit.view}
+        rows.append({**receipt, **place, "statistics": statistics})
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.Table.from_pylist(rows, schema=SCHEMA),
@@ -64,6 +66,6 @@ def from_parquet(data: bytes, where: str) -> list[IndexedUnit]:
 
 
 def _unit(row: dict[str, Any], where: str) -> IndexedUnit:
-    shard, shard_digest = row.pop("shard"), row.pop("shard_digest")
+    shard, shard_digest, view = (row.pop(name) for name in ("shard", "shard_digest", "view"))
     value = {**row, "version": Receipt.VERSION, "statistics": json.loads(row["statistics"])}
-    return IndexedUnit(shard, shard_digest, Receipt.parse(value, f"{where}, unit {row['key']}"))
+    return IndexedUnit(shard, shard_digest, view, Receipt.parse(value, f"{where}, unit {row['key']}"))

@@ -1,10 +1,10 @@
 """A teacher at work: one shard from its first sample to its receipt.
  Threads, so that the teacher never waits: two decode batches ahead, one runs the teacher, one encodes what it
 said, and the caller's writes the finished unit while the next one runs (two callers keep it busy). One unit
-is in memory as stored, two at most; float32 outputs live for a batch. Batches never span shards, so bytes do
-not depend on who labels what or in which order.
+is in memory as stored, two at most. Batches never span shards, so bytes do not depend on who labels what
+or in which order.
 
-Shapes: N rows of a shard, B rows of a batch, C classes.
+Shapes: B rows of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -14,28 +14,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from schemas.errors import DataError, Interrupted, ModelError
-from schemas.labels import LabelSchema, Receipt, UnitPlan, UnitResult, UnitStatistics
+from schemas.errors import DataError, Interrupted
+from schemas.labels import Receipt, UnitPlan, UnitResult
 from stages.labels.alignment import Samples
-from stages.labels.encodings import codec_of
-from stages.labels.statistics import dense_fidelity, label_statistics, merge
-from stages.labels.store import FIDELITY_SCALE, Store
-from stages.labels.unit import (
-    CONTENT_ID,
-    FIDELITY_LOGITS,
-    FIDELITY_POSITION,
-    SAMPLE_ID,
-    encode_ids,
-    ids_digest,
-    write_unit,
-)
-from stages.places import new_attempt
+from stages.labels.builder import How, Said, UnitBuilder
+from stages.labels.store import Store
 from stages.tasks.base import Packed, Task
 
 DECODERS = 2
@@ -64,16 +52,6 @@ class Teacher(Protocol):
     @property
     def preprocessing(self) -> Any: ...
     def answer(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-
-@dataclass(frozen=True)
-class How:
-    """What all units of a set have in common."""
-
-    schema: LabelSchema
-    precision: str
-    batch_size: int
-    fidelity_threshold: int
 
 
 class Labeller:
@@ -126,39 +104,23 @@ class Labeller:
         packed = self._samples.read(number)
         sample_ids = [str(item) for item in self._samples.sample_ids(number)]
         content_ids = np.ascontiguousarray(self._samples.content_ids(number))
-        builder = _UnitBuilder(self._how, unit, sample_ids, content_ids)
+        builder = UnitBuilder(self._how, unit, sample_ids, content_ids)
         batches = _Ahead(self._decoders, lambda rows: self._decode(packed, rows), builder.batches())
         self._inference.submit(self._infer, batches, builder).result()
-        attempt = new_attempt()
-        arrays, statistics = builder.finish()
-        encoding = self._how.schema.encoding.dump()
-        objects = write_unit(
-            self._store.place,
-            self._store.unit_folder(unit.key, attempt),
-            arrays,
-            {"crossdistill": {"layout": 1, "unit": unit.key, "encoding": encoding}},
-        )
-        return Receipt(
-            key=unit.key,
-            attempt=attempt,
-            rows=unit.rows,
-            ids_digest=ids_digest(sample_ids, content_ids),
-            objects=objects,
-            statistics=statistics,
-        )
+        return builder.write(self._store)
 
     def _decode(self, packed: Packed, rows: slice) -> torch.Tensor:
         return self._teacher.task.batch(
             {role: values[rows] for role, values in packed.items()}, self._teacher.preprocessing
         )
 
-    def _infer(self, batches: _Ahead, builder: _UnitBuilder) -> None:
+    def _infer(self, batches: _Ahead, builder: UnitBuilder) -> None:
         """All batches of a unit through the teacher, in the one inference thread."""
         behind: deque[Future[None]] = deque()
         for rows, batch in batches:
             if self._closed.is_set():
                 raise Interrupted("labelling was stopped")
-            behind.append(self._encoder.submit(builder.add, rows, *self._forward(batch)))
+            behind.append(self._encoder.submit(builder.add, rows, self._forward(batch)))
             if len(behind) > BATCHES_BEHIND:
                 behind.popleft().result()
             if self._told is not None:
@@ -166,12 +128,12 @@ class Labeller:
         for encoded in behind:
             encoded.result()
 
-    def _forward(self, batch: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (B, C) and the probability (B,) on classes that a class map leaves out, as float32."""
+    def _forward(self, batch: torch.Tensor) -> Said:
+        """What the teacher says about a batch, in float32."""
         bfloat16 = self._how.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
             logits_BC, unmapped_B = self._teacher.answer(batch.to(self._device, non_blocking=True))
-        return logits_BC.float().cpu().numpy(), unmapped_B.float().cpu().numpy()
+        return Said(logits_BC.float().cpu().numpy(), unmapped=unmapped_B.float().cpu().numpy())
 
 
 class _Ahead:
@@ -193,71 +155,3 @@ class _Ahead:
             decoded = batch.result()
             self._fill()
             yield rows, decoded
-
-
-class _UnitBuilder:
-    """The arrays of one unit, filled batch by batch in the encoding thread."""
-
-    def __init__(self, how: How, unit: UnitPlan, sample_ids: list[str], content_ids: np.ndarray) -> None:
-        if not len(sample_ids) == len(content_ids) == unit.rows:
-            raise DataError(f"shard '{unit.shard}' has {len(sample_ids)} rows, {unit.rows} are planned: plan again")
-        self._how, self._unit, self._sample_ids, self._content_ids = how, unit, sample_ids, content_ids
-        self._codec = codec_of(how.schema.encoding)
-        self._classes = len(how.schema.classes)
-        self._arrays = {field.name: np.empty((unit.rows, *field.shape), field.dtype) for field in how.schema.fields}
-        self._exact = exact_rows(content_ids, how.fidelity_threshold)
-        self._exact_logits: list[np.ndarray] = []
-        self._statistics: list[UnitStatistics] = []
-
-    def batches(self) -> list[slice]:
-        """Rows of each batch; the last one may be short."""
-        rows, size = self._unit.rows, self._how.batch_size
-        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-    def add(self, rows: slice, logits_BC: np.ndarray, unmapped_B: np.ndarray) -> None:
-        """Encode one batch. Called in the order of the rows."""
-        self._check(rows, logits_BC)
-        encoded = self._codec.encode(logits_BC)
-        for name, values in encoded.items():
-            self._arrays[name][rows] = values
-        decoded_BC = self._codec.decode(encoded)
-        chosen = self._exact[rows]
-        self._exact_logits.append(logits_BC[chosen])
-        self._statistics += [
-            label_statistics(decoded_BC, unmapped_B),
-            dense_fidelity(logits_BC[chosen], decoded_BC[chosen]),
-        ]
-
-    def finish(self) -> tuple[dict[str, np.ndarray], UnitStatistics]:
-        """Arrays to write, and their statistics."""
-        beside = {
-            CONTENT_ID: self._content_ids,
-            SAMPLE_ID: encode_ids(self._sample_ids),
-            FIDELITY_POSITION: np.flatnonzero(self._exact).astype("<i4"),
-            FIDELITY_LOGITS: np.concatenate(self._exact_logits).astype("<f4", copy=False),
-        }
-        return self._arrays | beside, merge(self._statistics)
-
-    def _check(self, rows: slice, logits_BC: np.ndarray) -> None:
-        expected = (rows.stop - rows.start, self._classes)
-        if logits_BC.shape != expected:
-            raise ModelError(
-                f"the teacher gave outputs of shape {logits_BC.shape} for {expected[0]} samples of {self._classes} "
-                "classes: its model must return one logit per class and sample"
-            )
-        finite = np.isfinite(logits_BC).all(axis=1)
-        if not finite.all():
-            bad = rows.start + int(finite.argmin())
-            raise ModelError(
-                f"the teacher's output for sample {self._sample_ids[bad]!r} (row {bad} of shard "
-                f"'{self._unit.shard}') is not finite: check the teacher, or label with `precision: float32`"
-            )
-
-
-def exact_rows(content_ids: np.ndarray, threshold: int) -> np.ndarray:
-    """Mask (N,) of the rows whose exact outputs are kept: the first 32 bits of the content id lie below it."""
-    if threshold >= FIDELITY_SCALE:
-        return np.ones(len(content_ids), bool)
-    bits = np.ascontiguousarray(content_ids[:, :4]).view("<u4").ravel()
-    mask: np.ndarray = bits < threshold
-    return mask

@@ -14,6 +14,8 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,16 @@ from schemas.errors import StoreError
 from schemas.labels import LabelSchema, SetManifest
 from schemas.spec import Storage
 from stages.labels.alignment import Samples, check_aligned
+from stages.labels.bases import read_basis
+from stages.labels.decoded import Decoded
 from stages.labels.encodings import codec_of
 from stages.labels.index import from_parquet
+from stages.labels.layout import Layout, Offsets
 from stages.labels.statistics import merge
 from stages.labels.store import IndexedUnit, Store, root_digest
 from stages.labels.unit import (
     CONTENT_ID,
+    FIDELITY_ITEM,
     FIDELITY_LOGITS,
     FIDELITY_POSITION,
     SAMPLE_ID,
@@ -52,11 +58,15 @@ class LabelSet:
         """Reads the index and checks it against the manifest. Raises StoreError naming what does not fit."""
         self.store, self.manifest = store, manifest
         self._units = self._read_index()
-        self.offsets = np.cumsum([0, *(unit.receipt.rows for unit in self._units)], dtype=np.int64)
-        """Position of each unit's first row, and at the end the number of rows."""
-        self._codec = codec_of(self.schema.encoding)
-        self._names = tuple(field.name for field in self.schema.fields)
-        self._mapped: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        plain = [unit.receipt.rows for unit in self._units if unit.view == 0]
+        self.offsets = np.cumsum([0, *plain], dtype=np.int64)
+        """Position of the first sample of each unit of a view, and at the end the number of samples."""
+        self._shards = len(plain)
+        self.layout = Layout(self.schema)
+        """How the arrays of labels hang together."""
+        basis = None if self.schema.basis is None else read_basis(store.place, self.schema.basis)
+        self._codec = codec_of(self.schema.encoding, len(self.classes), basis)
+        self._mapped: OrderedDict[int, _Mapped] = OrderedDict()
         self._verified: set[tuple[int, str]] = set()
         self._cache: Path | None = None
 
@@ -113,7 +123,7 @@ class LabelSet:
 
     @property
     def rows(self) -> int:
-        """Labels in the set."""
+        """Samples in the set."""
         return self.manifest.rows
 
     def __len__(self) -> int:
@@ -121,54 +131,53 @@ class LabelSet:
 
     @property
     def units(self) -> tuple[IndexedUnit, ...]:
-        """The units in the order of the domain's shards, with their receipts."""
+        """The units with their receipts: view by view, each in the order of the domain's shards."""
         return self._units
 
     # --- rows ------------------------------------------------------------------------------------------------
 
     def read(self, unit: int) -> dict[str, np.ndarray]:
         """The label arrays of one unit as stored, mapped read-only; its rows are those of the packed shard."""
-        arrays = self._mapped.get(unit)
-        if arrays is None:
-            arrays = {name: self._array(unit, name) for name in self._names}
-            rows = self._units[unit].receipt.rows
-            for field in self.schema.fields:
-                found = arrays[field.name]
-                if (found.shape, found.dtype.name) != ((rows, *field.shape), field.dtype):
-                    raise StoreError(
-                        f"{self._where(unit, field.name)} holds {found.dtype.name} {found.shape}, not {field.dtype} "
-                        f"{(rows, *field.shape)}: {MEND}"
-                    )
-            self._mapped[unit] = arrays
-            if len(self._mapped) > UNITS_MAPPED:
-                self._mapped.popitem(last=False)
-        return arrays
+        return self._unit(unit).arrays
 
-    def gather(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """Labels at positions (B,) in any order, as stored, copied. Raises IndexError beyond the set.
+    def gather(self, positions: np.ndarray, view: int = 0) -> dict[str, np.ndarray]:
+        """Labels of the samples at positions (B,) in any order, as stored, copied. Raises IndexError beyond the set.
 
         Costs two copies of the rows, and about 2 µs for each unit that the positions touch.
         """
         positions = np.asarray(positions, np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= self.rows):
             raise IndexError(f"positions run from 0 to {self.rows - 1}, not {positions.min()} to {positions.max()}")
+        if not 0 <= view < self.manifest.views.count:
+            raise IndexError(f"views run from 0 to {self.manifest.views.count - 1}, not {view}")
         unit_B = np.searchsorted(self.offsets, positions, side="right") - 1
         order = np.argsort(unit_B, kind="stable")
         unit_B, local = unit_B[order], (positions - self.offsets[unit_B])[order]
         ends = [*(np.flatnonzero(np.diff(unit_B)) + 1).tolist(), len(positions)] if len(positions) else []
-        by_unit = {field.name: np.empty((len(positions), *field.shape), field.dtype) for field in self.schema.fields}
-        start = 0
-        for end in ends:
-            for name, values in self.read(int(unit_B[start])).items():
-                values.take(local[start:end], axis=0, out=by_unit[name][start:end], mode="clip")
-            start = end
+        begins = [0, *ends[:-1]]
+        numbers = [int(unit_B[begin]) + view * self._shards for begin in begins[: len(ends)]]
+        lots = [local[begin:end] for begin, end in zip(begins, ends, strict=False)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
+        if not self.layout.plain:
+            parts = [self._taken(number, rows) for number, rows in zip(numbers, lots, strict=True)]
+            whole = self.layout.join(parts or [self._nothing()])
+            return self.layout.take(whole, self.layout.offsets(whole), back)
+        by_unit = {
+            name: np.empty((len(positions), *item.shape), item.dtype) for name, item in self.layout.fields.items()
+        }
+        for begin, end, number, rows in zip(begins, ends, numbers, lots, strict=False):
+            for name, values in self._unit(number).arrays.items():
+                values.take(rows, axis=0, out=by_unit[name][begin:end], mode="clip")
         return {name: values.take(back, axis=0) for name, values in by_unit.items()}
 
-    def logits(self, positions: np.ndarray) -> np.ndarray:
-        """Labels at positions (B,) decoded to float32 logits (B, C)."""
-        return self._codec.decode(self.gather(positions))
+    def decode(self, stored: Mapping[str, np.ndarray]) -> Decoded:
+        """What gathered or read arrays say, label by label: logits, or kept classes with their tails."""
+        return self._codec.decode(self.layout.flat(stored))
+
+    def logits(self, positions: np.ndarray, view: int = 0) -> np.ndarray:
+        """Labels at positions (B,) as float32 logits (B, C), whatever was kept of them (`Decoded.dense`)."""
+        return self.decode(self.gather(positions, view)).dense()
 
     def sample_ids(self, unit: int) -> list[str]:
         """Sample ids of one unit, in order."""
@@ -179,8 +188,16 @@ class LabelSet:
         return self._array(unit, CONTENT_ID)
 
     def exact(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows of the unit (M,), float32 logits (M, C)): the exact outputs that fidelity is measured on."""
-        return self._array(unit, FIDELITY_POSITION), self._array(unit, FIDELITY_LOGITS)
+        """(labels of the unit (M,), float32 logits (M, C)): the exact outputs that fidelity is measured on.
+
+        Labels are counted through the unit's flat arrays: those of its samples one after another.
+        """
+        samples, logits_MC = self._array(unit, FIDELITY_POSITION), self._array(unit, FIDELITY_LOGITS)
+        if self.schema.shape.kind == "sample":
+            return samples, logits_MC
+        offsets = self._unit(unit).offsets.labels
+        first = samples.astype(np.int64) * self.layout.cells if offsets is None else offsets[samples]
+        return first + self._array(unit, FIDELITY_ITEM), logits_MC
 
     def align(self, samples: Samples) -> None:
         """Check that position i of the set speaks of row i of the samples; one comparison per shard.
@@ -209,13 +226,34 @@ class LabelSet:
         units = tuple(from_parquet(data, where))
         listed = (
             root_digest(self.schema, units),
-            sum(unit.receipt.rows for unit in units),
+            sum(unit.receipt.rows for unit in units if unit.view == 0),
             len(units),
             merge(unit.receipt.statistics for unit in units),
         )
         if listed != (manifest.digest, manifest.rows, manifest.units, manifest.statistics):
             raise StoreError(f"{where} does not list what set.json says, one of them was edited: {MEND}")
         return units
+
+    def _unit(self, unit: int) -> _Mapped:
+        """A unit's arrays, mapped and checked, and where its labels begin."""
+        found = self._mapped.get(unit)
+        if found is None:
+            arrays = {name: self._array(unit, name) for name in self.layout.names}
+            try:
+                self.layout.check(arrays, self._units[unit].receipt.rows, self._where(unit, "")[:-1])
+            except StoreError as error:
+                raise StoreError(f"{error}: {MEND}") from None
+            found = self._mapped[unit] = _Mapped(arrays, self.layout.offsets(arrays))
+            if len(self._mapped) > UNITS_MAPPED:
+                self._mapped.popitem(last=False)
+        return found
+
+    def _taken(self, unit: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        mapped = self._unit(unit)
+        return self.layout.take(mapped.arrays, mapped.offsets, rows)
+
+    def _nothing(self) -> dict[str, np.ndarray]:
+        return {name: np.empty((0, *item.shape), item.dtype) for name, item in self.layout.fields.items()}
 
     def _array(self, unit: int, name: str) -> np.ndarray:
         """One array of a unit, verified and mapped."""
@@ -249,8 +287,16 @@ class LabelSet:
         return f"{self.store.place.uri}/{self.store.unit_folder(receipt.key, receipt.attempt)}/{name}"
 
 
-def _data_files(name: str) -> tuple[str, str]:
-    return data_file(name, 1), data_file(name, 2)
+@dataclass(frozen=True)
+class _Mapped:
+    """One unit, mapped."""
+
+    arrays: dict[str, np.ndarray]
+    offsets: Offsets
+
+
+def _data_files(name: str) -> tuple[str, ...]:
+    return tuple(data_file(name, dimensions) for dimensions in range(1, 5))
 
 
 def _find_set(place: Place, name: str | None) -> str:

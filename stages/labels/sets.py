@@ -8,9 +8,10 @@ from schemas.artifacts import Provenance
 from schemas.errors import InternalError
 from schemas.labels import LabelSchema, LabelsInputs, SetManifest, SetPlan, UnitPlan, UnitResult
 from stages.context import Context
-from stages.labels.encodings import label_schema
-from stages.labels.labeller import How, Shards
-from stages.labels.store import Store, fidelity_threshold, missing_units, unit_key
+from stages.labels.builder import How
+from stages.labels.encodings import difficulty_fields, label_schema
+from stages.labels.labeller import Shards
+from stages.labels.store import Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
 
 Label = Callable[[Sequence[UnitPlan]], Iterator[UnitResult]]
 
@@ -23,7 +24,7 @@ def plan_set(
     samples: Shards,
     provenance: Provenance,
 ) -> SetPlan:
-    """The units that a set needs, one per packed shard. Pure: equal inputs give an equal plan."""
+    """The units that a set needs, one per view and packed shard. Pure: equal inputs give an equal plan."""
     how = {
         "stage": "labels",
         "stage_version": stage_version,
@@ -33,18 +34,23 @@ def plan_set(
     }
     units = tuple(
         UnitPlan(
-            key=unit_key(inputs.teacher.digest, how, schema, inputs.view, shard.digest),
+            key=unit_key(inputs.teacher.digest, how, schema, inputs.views, view, shard.digest),
             shard=shard.name,
             shard_digest=shard.digest,
+            view=view,
             rows=shard.rows,
         )
+        for view in range(inputs.views.count)
         for shard in samples.shards
     )
+    rows = sum(unit.rows for unit in units)
     return SetPlan(
         fingerprint=fingerprint,
         label_schema=schema,
+        views=inputs.views,
         units=units,
-        fidelity_threshold=fidelity_threshold(sum(unit.rows for unit in units)),
+        fidelity_threshold=fidelity_threshold(rows),
+        fidelity_labels=fidelity_labels(schema, rows),
         provenance=provenance,
     )
 
@@ -80,14 +86,14 @@ def make_set(
     teacher_place, samples_place = context.place(inputs.teacher), context.place(inputs.samples)
     card = read_card(teacher_place, inputs.teacher)
     samples = Samples.open(samples_place, inputs.samples)
-    schema = label_schema(card.classes, inputs.encoding)
+    schema = label_schema(card.classes, inputs.encoding, extras=difficulty_fields(inputs.difficulty))
     plan = plan_set(inputs, fingerprint, stage_version, schema, samples, provenance)
-    how = How(schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold)
+    how = How(schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold, plan.fidelity_labels)
 
     def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
         from stages.labels.actor import LabelJob, label_units_here, label_units_on_ray
 
-        total = samples.rows
+        total = samples.rows * inputs.views.count
         done = total - sum(unit.rows for unit in units)
         reporter = context.reporter()
         tells = context.local or (context.resources.workers == 1 and reporter.bulletin is not None)

@@ -1,6 +1,6 @@
 """Statistics of labels as sums over rows, so that batches add up to units and units to sets.
 
-Shapes: B rows, C classes. In float64, summed in the order of the rows. About 20 ns a logit.
+Shapes: N labels, C classes. In float64, summed in the order of the rows. About 20 ns a logit.
 """
 
 from __future__ import annotations
@@ -10,47 +10,52 @@ from collections.abc import Iterable
 import numpy as np
 
 from schemas.labels import UnitStatistics
+from stages.labels.decoded import Decoded, DenseLabels, SparseLabels, readable, smallest_temperature
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 """Temperatures at which fidelity is measured."""
 
 
-def log_softmax(logits_BC: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Log-probabilities (B, C) in float64, where no difference of float32 logits overflows."""
-    centred = logits_BC.astype(np.float64) / temperature
-    centred -= centred.max(axis=1, keepdims=True)
-    centred -= np.log(np.exp(centred).sum(axis=1, keepdims=True))
-    return centred
-
-
-def label_statistics(decoded_BC: np.ndarray, unmapped_B: np.ndarray) -> UnitStatistics:
-    """What labels look like, as a reader decodes them; `unmapped_B` is the mass that a class map left out."""
-    logp = log_softmax(decoded_BC)
-    p = np.exp(logp)
-    top1 = decoded_BC.argmax(axis=1)
+def label_statistics(decoded: Decoded, classes: int, unmapped_N: np.ndarray) -> UnitStatistics:
+    """What labels look like, as a reader decodes them; `unmapped_N` is the mass that a class map left out."""
+    entropy, confidence = decoded.moments(smallest_temperature(decoded))
+    top1 = decoded.top1()
     return UnitStatistics(
-        rows=len(decoded_BC),
-        top1_counts=tuple(np.bincount(top1, minlength=decoded_BC.shape[1]).tolist()),
-        entropy_sum=_sum(-(p * logp).sum(axis=1)),
-        confidence_sum=_sum(p.max(axis=1)),
-        unmapped_mass_sum=_sum(unmapped_B),
+        labels=len(top1),
+        top1_counts=tuple(np.bincount(top1, minlength=classes).tolist()),
+        entropy_sum=_sum(entropy),
+        confidence_sum=_sum(confidence),
+        unmapped_mass_sum=_sum(unmapped_N),
     )
 
 
-def dense_fidelity(exact_BC: np.ndarray, decoded_BC: np.ndarray) -> UnitStatistics:
-    """How exact labels are that keep every class: then bucket KL and full KL are one. Nats."""
-    if not len(exact_BC):
+def fidelity(exact_NC: np.ndarray, decoded: Decoded) -> UnitStatistics:
+    """How exact labels are: what is decoded of them against the teacher's float32 logits. Nats.
+
+    full KL: sum over all classes of p (log p - log q), q being the declared decoding. Bucket KL: the same over kept
+    classes and one bucket for all others; equal to the full one where every class is kept. Temperatures that the
+    labels cannot be read at are left out.
+    """
+    if not len(exact_NC):
         return UnitStatistics()
-    sums = {}
-    for temperature in TEMPERATURES:
-        logp, logq = log_softmax(exact_BC, temperature), log_softmax(decoded_BC, temperature)
-        sums[f"{temperature:g}"] = _sum((np.exp(logp) * (logp - logq)).sum(axis=1))
+    exact = DenseLabels(exact_NC)
+    full, bucket = {}, {}
+    for tau in (tau for tau in TEMPERATURES if readable(decoded, tau)):
+        logp_NC, logq_NC = exact.log_probabilities(tau), decoded.log_probabilities(tau)
+        full[f"{tau:g}"] = _sum(_divergence(logp_NC, logq_NC))
+        match decoded:
+            case DenseLabels():
+                bucket[f"{tau:g}"] = full[f"{tau:g}"]
+            case SparseLabels():
+                bucket[f"{tau:g}"] = _sum(_bucket_divergence(logp_NC, decoded, tau))
+    tau = smallest_temperature(decoded)
+    error = np.abs(np.exp(exact.log_probabilities(tau)) - np.exp(decoded.log_probabilities(tau)))
     return UnitStatistics(
-        fidelity_rows=len(exact_BC),
-        full_kl_sums=sums,
-        bucket_kl_sums=sums,
-        top1_agreements=int((exact_BC.argmax(axis=1) == decoded_BC.argmax(axis=1)).sum()),
-        largest_error=float(np.abs(exact_BC.astype(np.float64) - decoded_BC).max()),
+        fidelity_rows=len(exact_NC),
+        full_kl_sums=full,
+        bucket_kl_sums=bucket,
+        top1_agreements=int((exact_NC.argmax(axis=1) == decoded.top1()).sum()),
+        largest_error=float(error.max()),
     )
 
 
@@ -60,6 +65,8 @@ def merge(parts: Iterable[UnitStatistics]) -> UnitStatistics:
     counts = [item.top1_counts for item in items if item.top1_counts]
     return UnitStatistics(
         rows=sum(item.rows for item in items),
+        labels=sum(item.labels for item in items),
+        entries=sum(item.entries for item in items),
         top1_counts=tuple(np.sum(counts, axis=0).tolist()) if counts else (),
         entropy_sum=sum(item.entropy_sum for item in items),
         confidence_sum=sum(item.confidence_sum for item in items),
@@ -70,6 +77,27 @@ def merge(parts: Iterable[UnitStatistics]) -> UnitStatistics:
         top1_agreements=sum(item.top1_agreements for item in items),
         largest_error=max((item.largest_error for item in items), default=0.0),
     )
+
+
+def _divergence(logp: np.ndarray, logq: np.ndarray) -> np.ndarray:
+    """KL(p || q) of each row; a class without probability adds nothing."""
+    p = np.exp(logp)
+    difference = np.where(p > 0, logp, 0.0) - np.where(p > 0, logq, 0.0)
+    return np.asarray((p * difference).sum(axis=-1))
+
+
+def _bucket_divergence(logp_NC: np.ndarray, decoded: SparseLabels, tau: float) -> np.ndarray:
+    """KL over the kept classes and one bucket. The bucket's exact mass is summed from its classes, not from 1."""
+    rows, columns = np.nonzero(decoded.ids >= 0)
+    ids = decoded.ids[rows, columns]
+    kept, tail_q = decoded.bucket_log_probabilities(tau)
+    exact = np.full(kept.shape, -np.inf)
+    exact[rows, columns] = logp_NC[rows, ids]
+    rest = np.exp(logp_NC)
+    rest[rows, ids] = 0.0
+    with np.errstate(divide="ignore"):
+        tail_p = np.log(rest.sum(axis=1))
+    return _divergence(np.column_stack([exact, tail_p]), np.column_stack([kept, tail_q]))
 
 
 def _merge_sums(sums: list[dict[str, float]]) -> dict[str, float]:

@@ -13,6 +13,7 @@ nor its units' receipts any more: the index holds them. This module loads no num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from schemas.artifacts import ObjectInfo
 from schemas.base import Document
 from schemas.canonical import digest
 from schemas.errors import StoreError
-from schemas.labels import LabelSchema, Receipt, SetManifest, SetPlan, StoreManifest, UnitPlan
+from schemas.labels import LabelSchema, Receipt, SetManifest, SetPlan, StoreManifest, UnitPlan, Views
 from stages.artifacts import read_document
 from stages.places import Place, checksum
 
@@ -40,12 +41,20 @@ class IndexedUnit:
 
     shard: str
     shard_digest: str
+    view: int
     receipt: Receipt
 
 
-def unit_key(teacher: str, how: Mapping[str, Any], schema: LabelSchema, view: int, shard_digest: str) -> str:
-    """Name of a unit: who said it (the teacher's digest), how, in which schema and view, about which samples."""
-    return digest({"teacher": teacher, "how": dict(how), "schema": schema, "view": view, "shard": shard_digest})
+def unit_key(
+    teacher: str, how: Mapping[str, Any], schema: LabelSchema, views: Views, view: int, shard_digest: str
+) -> str:
+    """Name of a unit: who said it (the teacher's digest), how, in which schema and view, about which samples.
+
+    View 0 is the sample itself, whatever the settings; the number of views is in no key, so that more of them ask
+    only for those that are new.
+    """
+    seen = {"view": view, "seed": views.seed, "settings": views.settings} if view else {"view": 0}
+    return digest({"teacher": teacher, "how": dict(how), "schema": schema, **seen, "shard": shard_digest})
 
 
 def fidelity_threshold(rows: int) -> int:
@@ -55,6 +64,11 @@ def fidelity_threshold(rows: int) -> int:
     """
     aim = FIDELITY_ROWS + 5 * FIDELITY_ROWS**0.5
     return FIDELITY_SCALE if rows <= aim else int(FIDELITY_SCALE * aim / rows)
+
+
+def fidelity_labels(schema: LabelSchema, rows: int) -> int:
+    """Labels of a measured sample that are kept exactly: one, or as many as few samples with many labels each need."""
+    return 1 if schema.shape.kind == "sample" else max(1, math.ceil(FIDELITY_ROWS / max(1, rows)))
 
 
 def missing_units(plan: SetPlan, receipts: Mapping[str, Receipt]) -> tuple[UnitPlan, ...]:
@@ -73,6 +87,7 @@ def root_digest(schema: LabelSchema, units: Sequence[IndexedUnit]) -> str:
             unit.receipt.key,
             number,
             unit.shard_digest,
+            unit.view,
             unit.receipt.rows,
             unit.receipt.ids_digest,
             sorted([item.name, item.size, item.checksum] for item in unit.receipt.objects),
@@ -168,7 +183,11 @@ class Store:
         if self.place.put_new(name, plan.to_json()):
             return
         found = self._read(SetPlan, name)
-        if found is not None and (found.label_schema, found.units) != (plan.label_schema, plan.units):
+        if found is not None and (found.label_schema, found.views, found.units) != (
+            plan.label_schema,
+            plan.views,
+            plan.units,
+        ):
             raise StoreError(
                 f"{self.place.uri}/{name} plans other units for the same fingerprint: "
                 "it was written by other code or edited. Remove that set's folder, or use another store"
@@ -193,7 +212,7 @@ class Store:
         from stages.labels.index import to_parquet
         from stages.labels.statistics import merge
 
-        units = [IndexedUnit(unit.shard, unit.shard_digest, receipts[unit.key]) for unit in plan.units]
+        units = [IndexedUnit(unit.shard, unit.shard_digest, unit.view, receipts[unit.key]) for unit in plan.units]
         data = to_parquet(units)
         index = ObjectInfo(name=f"index-{checksum(data)}.parquet", size=len(data), checksum=checksum(data))
         folder = self.set_folder(plan.fingerprint)
@@ -201,7 +220,8 @@ class Store:
         manifest = SetManifest(
             fingerprint=plan.fingerprint,
             digest=root_digest(plan.label_schema, units),
-            rows=sum(unit.receipt.rows for unit in units),
+            rows=sum(unit.receipt.rows for unit in units if unit.view == 0),
+            views=plan.views,
             units=len(units),
             label_schema=plan.label_schema,
             index=index,
@@ -209,6 +229,7 @@ class Store:
             teacher=teacher,
             samples=samples,
             provenance=plan.provenance,
+            parents=plan.parents,
         )
         self.place.put_new(f"{folder}/set.json", manifest.to_json())
         winner = self.manifest(plan.fingerprint)

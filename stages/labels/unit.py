@@ -30,10 +30,10 @@ from stages.places import Place, checksum_file
 CHUNK_BYTES = 256 * 1024
 """Size that an inner chunk stays below, a single row excepted."""
 CONTENT_ID, SAMPLE_ID = "content_id", "sample_id"
-FIDELITY_POSITION, FIDELITY_LOGITS = "fidelity_position", "fidelity_logits"
+FIDELITY_POSITION, FIDELITY_ITEM, FIDELITY_LOGITS = "fidelity_position", "fidelity_item", "fidelity_logits"
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _BYTES = {"name": "bytes"}
-_TYPES = frozenset({"uint8", "uint16", "int32", "float16", "float32"})
+_TYPES = frozenset({"int8", "uint8", "uint16", "int32", "uint32", "float16", "float32"})
 _NO_CHUNK = 2**64 - 1
 
 

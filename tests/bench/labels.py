@@ -17,7 +17,8 @@ from torchvision.models import resnet18
 from schemas.labels import UnitPlan, UnitResult
 from stages.cluster import WORKER_ENV
 from stages.labels.actor import label_units
-from stages.labels.labeller import How, Labeller
+from stages.labels.builder import How
+from stages.labels.labeller import Labeller
 from stages.labels.reader import LabelSet
 from stages.labels.sets import complete_set
 from stages.labels.store import Store

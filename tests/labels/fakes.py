@@ -18,8 +18,9 @@ from schemas.canonical import digest_bytes
 from schemas.encodings import Dense
 from schemas.labels import LabelsInputs, SetManifest, SetPlan, UnitPlan
 from stages.labels.actor import label_units
+from stages.labels.builder import How
 from stages.labels.encodings import label_schema
-from stages.labels.labeller import How, Labeller
+from stages.labels.labeller import Labeller
 from stages.labels.sets import complete_set, plan_set
 from stages.labels.store import Store
 from stages.places import Place

@@ -26,30 +26,30 @@ ALIKE = {
 """Objects that do not depend on the encoding: size and blake2b-128."""
 PINNED = {
     "float16": (
-        "7a983bb06c39b524e2a02c062328468d",
-        "63f1633a8be92a320ddadeef8d6cceda",
+        "5245562022175d933502a9554e3caa2f",
+        "00cd61b0ead2e5b02263802724fbfaf1",
         {
             "logits/c/0/0": (44, "e5e44a86beea42d302fe4ad307a0313b"),
             "logits/zarr.json": (982, "66459c581ec9a533c89576932c7ce04c"),
-            "zarr.json": (246, "8942b9ce72762d1be6e853a0a57d1e80"),
+            "zarr.json": (246, "bdc1c3bd5fab3304b1d2f5fa19b16064"),
         },
     ),
     "bfloat16": (
-        "3f57c5eaaeb1a12a1050e2943da05432",
-        "e6d74578d7942819651cc66af5ba9e40",
+        "35e1c41c2f98d466325c6daff53ad11d",
+        "ad160152c2698812e444f09bc025e82a",
         {
             "logits/c/0/0": (44, "37b55ccd842e30a2c47b8f5600d09311"),
             "logits/zarr.json": (979, "e472d0f1d0c776425ef235ab14b0cb7d"),
-            "zarr.json": (247, "d353c8ce8eff44c8f2c2d095c43d5266"),
+            "zarr.json": (247, "e92d921638aaa54e4e8d654e7adcfd5b"),
         },
     ),
     "float32": (
-        "fe58a99f020ab1dbbd511fb3989b3f80",
-        "a6ee1962abd239312a0bb4ae6bc388ca",
+        "8b2d597a257b849c6fd98406e04bd1e0",
+        "e7cb756efd4188c49a47ac7bb0280559",
         {
             "logits/c/0/0": (68, "58ef0aa5fdb142dc0c87dcb3b4567864"),
             "logits/zarr.json": (982, "48c1bb688c9ddc33840008e3294848c1"),
-            "zarr.json": (246, "05524277b5dcabc16177b3614112b8ad"),
+            "zarr.json": (246, "da2a80270a08e060263c770c2bdda68d"),
         },
     ),
 }

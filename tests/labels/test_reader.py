@@ -235,7 +235,7 @@ def test_a_manifest_cannot_point_out_of_the_store(tmp_path: Path) -> None:
 def test_a_newer_store_is_refused_by_name(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
     make_fake_set(place, FakeSamples((3,)), OracleTeacher())
-    (tmp_path / "store.json").write_text('{"version": 2, "layout": 2}')
+    (tmp_path / "store.json").write_text('{"version": 3, "layout": 3}')
     with pytest.raises(ContractError, match="install a newer crossdistill"):
         LabelSet.open(place)
 

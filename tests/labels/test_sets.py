@@ -15,7 +15,8 @@ from schemas.encodings import Dense
 from schemas.errors import DataError, ModelError, StoreError
 from schemas.labels import UnitPlan
 from stages.labels.actor import label_units
-from stages.labels.labeller import How, Labeller, exact_rows
+from stages.labels.builder import How, exact_rows
+from stages.labels.labeller import Labeller
 from stages.labels.reader import LabelSet
 from stages.labels.sets import complete_set
 from stages.labels.store import FIDELITY_SCALE, Store, fidelity_threshold, missing_units
@@ -57,7 +58,7 @@ def test_a_set_says_what_the_teacher_said(tmp_path: Path) -> None:
 
 
 def test_fidelity_can_be_measured_again_from_the_set_alone(tmp_path: Path) -> None:
-    from stages.labels.statistics import dense_fidelity, merge
+    from stages.labels.statistics import fidelity, merge
 
     samples = FakeSamples((50, 30))
     manifest = make_fake_set(Place(str(tmp_path)), samples, OracleTeacher(), inputs_for(batch_size=16))
@@ -66,7 +67,7 @@ def test_fidelity_can_be_measured_again_from_the_set_alone(tmp_path: Path) -> No
     for unit in range(2):
         rows, exact_MC = labels.exact(unit)
         assert np.array_equal(exact_MC, samples.read(unit)["x"][rows])
-        again.append(dense_fidelity(exact_MC, labels.logits(labels.offsets[unit] + rows)))
+        again.append(fidelity(exact_MC, labels.decode(labels.read(unit)).rows(rows)))
     found = merge(again)
     assert found.fidelity_rows == manifest.statistics.fidelity_rows == 80
     assert found.largest_error == manifest.statistics.largest_error > 0

@@ -21,8 +21,8 @@ from stages.context import Context
 from stages.domains.reader import Samples
 from stages.domains.stage import DOMAINS
 from stages.labels.actor import LabelActor, LabelJob
+from stages.labels.builder import How
 from stages.labels.encodings import label_schema
-from stages.labels.labeller import How
 from stages.labels.reader import LabelSet
 from stages.labels.stage import LABELS
 from stages.labels.store import Store

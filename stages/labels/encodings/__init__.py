@@ -2,21 +2,105 @@
 
 from __future__ import annotations
 
-from schemas.encodings import Dense, Encoding
-from schemas.labels import LabelSchema
-from stages.labels.encodings.base import Codec
+import math
+from collections.abc import Iterable
+from typing import assert_never
+
+from schemas.encodings import Dense, Encoding, Hard, LowRank, Sampled, TopK
+from schemas.labels import Extra, FieldSchema, LabelSchema, LabelShape
+from stages.labels.encodings.base import KEPT, Codec
 from stages.labels.encodings.dense import DenseCodec
+from stages.labels.encodings.hard import HardCodec
+from stages.labels.encodings.low_rank import Basis, LowRankCodec
+from stages.labels.encodings.sampled import SampledCodec
+from stages.labels.encodings.top_k import TopKCodec
 
-__all__ = ["Codec", "codec_of", "label_schema"]
+__all__ = ["KEPT", "Basis", "Codec", "codec_of", "difficulty_fields", "label_schema"]
+
+ITEMS, BOX, SCORE = "items", "box", "score"
+"""Arrays of ragged shapes: labels of each sample; place and score of each box."""
 
 
-def codec_of(encoding: Encoding) -> Codec:
-    """What encodes and decodes labels of this kind."""
+def codec_of(encoding: Encoding, classes: int, basis: Basis | None = None) -> Codec:
+    """What encodes and decodes labels of this kind; `basis` is needed where one is shared by a set."""
     match encoding:
         case Dense():
-            return DenseCodec(encoding)
+            return DenseCodec(encoding, classes)
+        case TopK():
+            return TopKCodec(encoding, classes)
+        case LowRank():
+            return LowRankCodec(encoding, classes, basis)
+        case Sampled():
+            return SampledCodec(encoding, classes)
+        case Hard():
+            return HardCodec(encoding, classes)
+    assert_never(encoding)
 
 
-def label_schema(classes: tuple[str, ...], encoding: Encoding) -> LabelSchema:
-    """What a label over these classes is, field by field."""
-    return LabelSchema(classes=classes, encoding=encoding, fields=codec_of(encoding).fields(len(classes)))
+def label_schema(
+    classes: tuple[str, ...],
+    encoding: Encoding,
+    shape: LabelShape | None = None,
+    extras: tuple[Extra, ...] = (),
+    basis: Basis | None = None,
+) -> LabelSchema:
+    """What a label over these classes is, array by array."""
+    shape = shape or LabelShape()
+    fields = codec_of(encoding, len(classes), basis).fields()
+    if shape.kind == "pixel":
+        cells = math.prod(shape.grid)
+        fields = tuple(
+            field.model_copy(
+                update={"shape": (*shape.grid, *field.shape), "bytes_per_row": field.bytes_per_row * cells}
+            )
+            if field.per == "label"
+            else field
+            for field in fields
+        )
+    return LabelSchema(
+        shape=shape,
+        classes=classes,
+        encoding=encoding,
+        basis=None if basis is None else basis.digest,
+        fields=(*fields, *_beside(shape), *(_extra(item, shape) for item in extras)),
+    )
+
+
+def difficulty_fields(names: Iterable[str]) -> tuple[Extra, ...]:
+    """The extra fields that say how hard a label is (`stages.labels.builder.difficulty`)."""
+    words = {"entropy": "Entropy at temperature 1, in nats.", "margin": "Gap between the two largest probabilities."}
+    return tuple(Extra(name=name, description=words[name]) for name in names)
+
+
+def _beside(shape: LabelShape) -> tuple[FieldSchema, ...]:
+    """Arrays that a shape has in every encoding."""
+    if not shape.ragged:
+        return ()
+    items = FieldSchema(
+        name=ITEMS, dtype="uint32", bytes_per_row=4, per="sample", description=f"Labels of the sample ({shape.kind}s)."
+    )
+    if shape.kind == "token":
+        return (items,)
+    box = FieldSchema(
+        name=BOX,
+        dtype="float32",
+        shape=(4,),
+        bytes_per_row=16,
+        description="Left, top, right, bottom as shares of the picture's width and height.",
+    )
+    score = FieldSchema(name=SCORE, dtype="float32", bytes_per_row=4, description="How sure the teacher is of the box.")
+    return items, box, score
+
+
+def _extra(extra: Extra, shape: LabelShape) -> FieldSchema:
+    """The array of an extra field."""
+    grid = shape.grid if shape.kind == "pixel" and extra.per == "label" else ()
+    cells = math.prod(grid)
+    return FieldSchema(
+        name=extra.name,
+        dtype=extra.dtype,
+        shape=(*grid, *(() if extra.width is None else (extra.width,))),
+        bytes_per_row=cells * (extra.width or 1) * (2 if extra.dtype == "float16" else 4),
+        description=extra.description,
+        per=extra.per,
+    )

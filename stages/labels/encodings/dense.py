@@ -6,15 +6,16 @@ Encoding costs one pass over the logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.encodings import Dense
 from schemas.errors import StoreError
 from schemas.labels import FieldSchema
-from stages.labels.encodings.base import Codec
+from stages.labels.decoded import DenseLabels
+from stages.labels.encodings.base import Arrays, Codec
 
 LOGITS = "logits"
 STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2")}
@@ -29,36 +30,39 @@ LARGEST = {
 class DenseCodec(Codec):
     """All raw logits, rounded to nearest even in the stored type."""
 
-    def __init__(self, encoding: Dense) -> None:
+    def __init__(self, encoding: Dense, classes: int) -> None:
+        super().__init__(classes)
         self._dtype = encoding.dtype
 
-    def fields(self, classes: int) -> tuple[FieldSchema, ...]:
+    def fields(self) -> tuple[FieldSchema, ...]:
         stored = STORED[self._dtype]
         bits = ", the upper 16 bits of a float32" if self._dtype == "bfloat16" else ""
         return (
             FieldSchema(
                 name=LOGITS,
                 dtype=stored.name,
-                shape=(classes,),
-                bytes_per_row=classes * stored.itemsize,
+                shape=(self.classes,),
+                bytes_per_row=self.classes * stored.itemsize,
                 description=f"Raw logits by class (natural log scale, up to a constant per row){bits}.",
             ),
         )
 
-    def encode(self, logits_BC: np.ndarray) -> dict[str, np.ndarray]:
-        largest = float(np.abs(logits_BC).max(initial=0.0))
-        if largest > LARGEST[self._dtype]:
-            raise StoreError(
-                f"a logit of size {largest:g} does not fit {self._dtype} (at most {LARGEST[self._dtype]:g}): "
-                "set the encoding's `dtype` to float32 or bfloat16"
-            )
+    def encode(self, logits_NC: np.ndarray, counters_N4: NDArray[np.uint32]) -> dict[str, np.ndarray]:
+        check_size(logits_NC, self._dtype, "set the encoding's `dtype` to float32 or bfloat16")
         if self._dtype == "bfloat16":
-            bits = logits_BC.astype("<f4", copy=False).view("<u4")
+            bits = logits_NC.astype("<f4", copy=False).view("<u4")
             return {LOGITS: ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")}
-        return {LOGITS: logits_BC.astype(STORED[self._dtype])}
+        return {LOGITS: logits_NC.astype(STORED[self._dtype])}
 
-    def decode(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    def decode(self, arrays: Arrays) -> DenseLabels:
         stored = arrays[LOGITS]
         if self._dtype == "bfloat16":
-            return (stored.astype("<u4") << 16).view("<f4")
-        return stored.astype("<f4")
+            return DenseLabels((stored.astype("<u4") << 16).view("<f4"))
+        return DenseLabels(stored.astype("<f4"))
+
+
+def check_size(logits: np.ndarray, dtype: str, mend: str) -> None:
+    """Raise StoreError for a logit that is too large for a type."""
+    largest = float(np.abs(logits).max(initial=0.0))
+    if largest > LARGEST[dtype]:
+        raise StoreError(f"a logit of size {largest:g} does not fit {dtype} (at most {LARGEST[dtype]:g}): {mend}")

@@ -1,0 +1,8 @@
+"""The commands `crossdistill labels …`, one file per kind of work. Like the rest of the command line: no torch."""
+
+from __future__ import annotations
+
+from pipeline.labels import look
+from pipeline.labels.app import labels_app
+
+__all__ = ["labels_app", "look"]

@@ -1,0 +1,110 @@
+"""How the arrays of labels hang together: samples, their labels, and the entries of these.
+
+Most labels have one row a sample in every array. Tokens and boxes lie one after another, counted by `items`; entries
+of encodings that keep more of one label than of another lie one after another, counted by `kept`. Offsets are worked
+out from the counts once per unit (8 bytes a label).
+
+Shapes: B samples, N labels of them, E entries of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import StoreError
+from schemas.labels import LabelSchema
+from stages.labels.encodings import ITEMS, KEPT
+
+Arrays = Mapping[str, np.ndarray]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Where the labels of each sample and the entries of each label begin; none where every row has as many."""
+
+    labels: Index | None
+    """(B + 1)."""
+    entries: Index | None
+    """(N + 1)."""
+
+
+class Layout:
+    """The arrays of a label schema."""
+
+    def __init__(self, schema: LabelSchema) -> None:
+        self.fields = {field.name: field for field in schema.fields}
+        self.names = tuple(self.fields)
+        self.ragged_labels = schema.shape.ragged
+        self.ragged_entries = KEPT in self.fields
+        self.plain = not (self.ragged_labels or self.ragged_entries)
+        """Whether every array has one row a sample."""
+        self.cells = math.prod(schema.shape.grid)
+        """Labels of a sample that has a fixed number of them."""
+        self._grid = schema.shape.grid
+
+    def offsets(self, arrays: Arrays) -> Offsets:
+        """Where labels and entries begin in some samples' arrays."""
+        return Offsets(
+            starts(arrays[ITEMS]) if self.ragged_labels else None,
+            starts(arrays[KEPT].ravel()) if self.ragged_entries else None,
+        )
+
+    def check(self, arrays: Arrays, samples: int, where: str) -> None:
+        """Raise StoreError if an array has another type, shape or length than the samples' number and counts ask."""
+        for name, field in self.fields.items():
+            found = arrays[name]
+            if (found.shape[1:], found.dtype.name) != (field.shape, field.dtype):
+                raise StoreError(
+                    f"{where}/{name} holds {found.dtype.name} of shape {found.shape[1:]}, "
+                    f"not {field.dtype} {field.shape}"
+                )
+        labels = int(arrays[ITEMS].sum(dtype=np.int64)) if self.ragged_labels else samples
+        entries = int(arrays[KEPT].sum(dtype=np.int64)) if self.ragged_entries else 0
+        for name, field in self.fields.items():
+            rows = {"sample": samples, "label": labels, "entry": entries}[field.per]
+            if len(arrays[name]) != rows:
+                raise StoreError(f"{where}/{name} has {len(arrays[name])} rows, {rows} are needed")
+
+    def take(self, arrays: Arrays, offsets: Offsets, samples: Index) -> dict[str, np.ndarray]:
+        """The arrays of some samples (B,), in their order, copied."""
+        labels = samples if offsets.labels is None else ranges(offsets.labels, samples)
+        entries = labels
+        if offsets.entries is not None:
+            cells = (labels[:, None] * self.cells + np.arange(self.cells)).ravel() if self._grid else labels
+            entries = ranges(offsets.entries, cells)
+        rows = {"sample": samples, "label": labels, "entry": entries}
+        return {name: arrays[name].take(rows[field.per], axis=0) for name, field in self.fields.items()}
+
+    def flat(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        """The arrays with one row a label where they are of labels (a grid's cells one after another)."""
+        if not self._grid:
+            return dict(arrays)
+        cut = len(self._grid)
+        return {
+            name: values.reshape(-1, *values.shape[1 + cut :]) if self.fields[name].per == "label" else values
+            for name, values in arrays.items()
+        }
+
+    def join(self, parts: Iterable[Arrays]) -> dict[str, np.ndarray]:
+        """The arrays of several lots of samples as one. At least one part."""
+        items = list(parts)
+        return {name: np.concatenate([part[name] for part in items]) for name in self.names}
+
+
+def starts(counts: np.ndarray) -> Index:
+    """Where each of some lists that lie one after another begins, and at the end where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def ranges(offsets: Index, rows: Index) -> Index:
+    """Places of all members of the lists `rows`, in order: offsets[r], offsets[r] + 1, … of each."""
+    begin = offsets[rows]
+    counts = offsets[rows + 1] - begin
+    ends = np.cumsum(counts)
+    return np.repeat(begin - ends + counts, counts) + np.arange(int(ends[-1]) if len(ends) else 0)
