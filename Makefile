@@ -10,7 +10,7 @@ HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench constraints clean
+.PHONY: help setup demo test test-faults lint format bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ demo: setup ## run the main job: MNIST teacher to UCI digits students, with its 
 
 test: lint ## lint, then all tests
 	@$(BIN)/python -m pytest
+
+test-faults: setup ## every crash point, every fault on the wire, every flipped byte (a long suite; `make test` tries some)
+	@$(BIN)/python -m pytest -m long tests
 
 lint: setup ## ruff, format check, mypy strict, import contracts
 	@$(BIN)/ruff check --quiet .

@@ -7,6 +7,7 @@ an older or newer file is read or refused by name and never misread.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
@@ -48,7 +49,7 @@ class Contract(BaseModel):
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise ValueError(f"{', '.join(twice)} stand in it twice: class names differ from each other")
     return names

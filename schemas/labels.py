@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
-from schemas.base import Contract, Digest, Document, Part
+from schemas.base import Classes, Contract, Digest, Document, Part
 from schemas.encodings import Dense, Encoding
 
 LAYOUT = 2
@@ -123,7 +123,7 @@ class LabelSchema(Document):
 
     shape: LabelShape = LabelShape()
     """What one label stands for."""
-    classes: tuple[str, ...]
+    classes: Classes
     """Class names in the order of the logits."""
     encoding: Encoding
     """How it is kept."""

@@ -27,7 +27,7 @@ from schemas.spec import Storage
 from stages.labels.alignment import Samples, check_aligned
 from stages.labels.bases import read_basis
 from stages.labels.decoded import Decoded
-from stages.labels.encodings import codec_of
+from stages.labels.encodings import check_schema, codec_of
 from stages.labels.index import from_parquet
 from stages.labels.layout import Layout, Offsets
 from stages.labels.statistics import merge
@@ -57,6 +57,7 @@ class LabelSet:
     def __init__(self, store: Store, manifest: SetManifest) -> None:
         """Reads the index and checks it against the manifest. Raises StoreError naming what does not fit."""
         self.store, self.manifest = store, manifest
+        check_schema(manifest.label_schema, f"{store.place.uri}/{store.set_folder(manifest.fingerprint)}/set.json")
         self._units = self._read_index()
         plain = [unit.receipt.rows for unit in self._units if unit.view == 0]
         self.offsets = np.cumsum([0, *plain], dtype=np.int64)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from schemas.errors import StoreError
 from schemas.labels import UnitStatistics
 from stages.labels.decoded import Decoded, DenseLabels, SparseLabels, readable, smallest_temperature
 
@@ -60,9 +61,13 @@ def fidelity(exact_NC: np.ndarray, decoded: Decoded) -> UnitStatistics:
 
 
 def merge(parts: Iterable[UnitStatistics]) -> UnitStatistics:
-    """Statistics of all rows of the parts."""
+    """Statistics of all rows of the parts. Raises StoreError if they speak of different numbers of classes."""
     items = list(parts)
     counts = [item.top1_counts for item in items if item.top1_counts]
+    if len(lengths := {len(item) for item in counts}) > 1:
+        raise StoreError(
+            f"statistics of units speak of {' and '.join(map(str, sorted(lengths)))} classes: one is damaged"
+        )
     return UnitStatistics(
         rows=sum(item.rows for item in items),
         labels=sum(item.labels for item in items),

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable
 from typing import assert_never
 
+from schemas.canonical import identity
 from schemas.encodings import Dense, Encoding, Hard, LowRank, Sampled, TopK
+from schemas.errors import StoreError
 from schemas.labels import Extra, FieldSchema, LabelSchema, LabelShape
 from stages.labels.encodings.base import KEPT, Codec
 from stages.labels.encodings.dense import DenseCodec
@@ -15,7 +17,7 @@ from stages.labels.encodings.low_rank import Basis, LowRankCodec
 from stages.labels.encodings.sampled import SampledCodec
 from stages.labels.encodings.top_k import TopKCodec
 
-__all__ = ["KEPT", "Basis", "Codec", "codec_of", "difficulty_fields", "label_schema"]
+__all__ = ["KEPT", "Basis", "Codec", "check_schema", "codec_of", "difficulty_fields", "label_schema"]
 
 ITEMS, BOX, SCORE = "items", "box", "score"
 """Arrays of ragged shapes: labels of each sample; place and score of each box."""
@@ -46,17 +48,7 @@ def label_schema(
 ) -> LabelSchema:
     """What a label over these classes is, array by array."""
     shape = shape or LabelShape()
-    fields = codec_of(encoding, len(classes), basis).fields()
-    if shape.kind == "pixel":
-        cells = math.prod(shape.grid)
-        fields = tuple(
-            field.model_copy(
-                update={"shape": (*shape.grid, *field.shape), "bytes_per_row": field.bytes_per_row * cells}
-            )
-            if field.per == "label"
-            else field
-            for field in fields
-        )
+    fields = _of_shape(codec_of(encoding, len(classes), basis).fields(), shape)
     return LabelSchema(
         shape=shape,
         classes=classes,
@@ -66,10 +58,38 @@ def label_schema(
     )
 
 
+def check_schema(schema: LabelSchema, where: str) -> None:
+    """Raise StoreError unless a schema holds the arrays that its shape and encoding have; extra ones may follow."""
+    fields = codec_of(schema.encoding, len(schema.classes)).fields()
+    wanted = [identity(field) for field in (*_of_shape(fields, schema.shape), *_beside(schema.shape))]
+    if [identity(field) for field in schema.fields[: len(wanted)]] != wanted:
+        raise StoreError(
+            f"{where} describes other arrays than its encoding and shape have: it was edited, or written by another "
+            "release. Label again with --force labels"
+        )
+    names = [field.name for field in schema.fields]
+    strange = [field.name for field in schema.fields[len(wanted) :] if field.dtype not in ("float16", "float32")]
+    if len(set(names)) < len(names) or strange:
+        raise StoreError(f"{where} describes arrays that no release writes ({', '.join(strange or names)[:200]})")
+
+
 def difficulty_fields(names: Iterable[str]) -> tuple[Extra, ...]:
     """The extra fields that say how hard a label is (`stages.labels.builder.difficulty`)."""
     words = {"entropy": "Entropy at temperature 1, in nats.", "margin": "Gap between the two largest probabilities."}
     return tuple(Extra(name=name, description=words[name]) for name in names)
+
+
+def _of_shape(fields: tuple[FieldSchema, ...], shape: LabelShape) -> tuple[FieldSchema, ...]:
+    """An encoding's arrays; those of a grid's labels have a row of cells for each sample."""
+    if shape.kind != "pixel":
+        return fields
+    cells = math.prod(shape.grid)
+    return tuple(
+        field.model_copy(update={"shape": (*shape.grid, *field.shape), "bytes_per_row": field.bytes_per_row * cells})
+        if field.per == "label"
+        else field
+        for field in fields
+    )
 
 
 def _beside(shape: LabelShape) -> tuple[FieldSchema, ...]:
