@@ -60,8 +60,8 @@ class _Gate(BaseHTTPRequestHandler):
             code, status = {"500": ("InternalError", 500), "503": ("SlowDown", 503), "expired": ("ExpiredToken", 403)}[
                 kind
             ]
-            answer = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
-            return self._send(status, [("Content-Type", "application/xml")], b"" if self.command == "HEAD" else answer)
+            told = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+            return self._send(status, [("Content-Type", "application/xml")], b"" if self.command == "HEAD" else told)
         if kind == "slow":
             time.sleep(SLOW_S)
         upstream = http.client.HTTPConnection(*self.upstream, timeout=30)

@@ -15,7 +15,7 @@ import torch
 from schemas.artifacts import ModelRef, Provenance, SamplesRef
 from schemas.base import Part
 from schemas.canonical import digest_bytes
-from schemas.encodings import Dense
+from schemas.encodings import Dense, Encoding
 from schemas.labels import LabelsInputs, SetManifest, SetPlan, UnitPlan
 from stages.labels.actor import label_units
 from stages.labels.builder import How
@@ -145,7 +145,7 @@ CLASSES = ("a", "b", "c", "d")
 NOBODY = "0" * 32
 
 
-def inputs_for(encoding: Dense | None = None, batch_size: int = 4, **more: Any) -> LabelsInputs:
+def inputs_for(encoding: Encoding | None = None, batch_size: int = 4, **more: Any) -> LabelsInputs:
     """What is asked, of artifacts that nobody looks at."""
     return LabelsInputs(
         task=Part(name="vectors"),
@@ -177,3 +177,11 @@ def make_fake_set(
         return label_units(Labeller(store, samples, teacher, how), units)
 
     return complete_set(store, plan, label, inputs.teacher.digest, inputs.samples.digest)
+
+
+def labeller_for(store: Store, samples: FakeSamples, teacher: OracleTeacher, **more: Any) -> Labeller:
+    inputs = inputs_for(**more)
+    plan = plan_for(samples, inputs)
+    return Labeller(
+        store, samples, teacher, How(plan.label_schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold)
+    )

@@ -1,8 +1,7 @@
-"""Making a set: what is inferred, what survives a kill at every operation, who wins a race."""
+"""Making a set: what it says, what makes another unit, what is refused (`suite` has kills, races and growth)."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,33 +14,22 @@ from schemas.encodings import Dense
 from schemas.errors import DataError, ModelError, StoreError
 from schemas.labels import UnitPlan
 from stages.labels.actor import label_units
-from stages.labels.builder import How, exact_rows
-from stages.labels.labeller import Labeller
+from stages.labels.builder import exact_rows
 from stages.labels.reader import LabelSet
 from stages.labels.sets import complete_set
 from stages.labels.store import FIDELITY_SCALE, Store, fidelity_threshold, missing_units
 from stages.places import Place
 from tests.labels.fakes import (
     NOBODY,
-    Crash,
-    CrashingPlace,
     FakeSamples,
-    Killed,
     OracleTeacher,
     inputs_for,
+    labeller_for,
     make_fake_set,
     plan_for,
 )
 
 ROWS = (10, 7, 1)
-
-
-def labeller_for(store: Store, samples: FakeSamples, teacher: OracleTeacher, **more: Any) -> Labeller:
-    inputs = inputs_for(**more)
-    plan = plan_for(samples, inputs)
-    return Labeller(
-        store, samples, teacher, How(plan.label_schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold)
-    )
 
 
 def test_a_set_says_what_the_teacher_said(tmp_path: Path) -> None:
@@ -80,24 +68,6 @@ def test_batches_and_their_order_change_no_byte(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_only_what_is_missing_is_inferred(tmp_path: Path) -> None:
-    place, samples = Place(str(tmp_path)), FakeSamples(ROWS)
-    first = make_fake_set(place, samples, OracleTeacher())
-    plan = plan_for(samples, inputs_for())
-    place.remove(f"sets/{first.fingerprint}/set.json")
-    place.remove(f"units/{plan.units[1].key}/receipt.json")
-    teacher = OracleTeacher()
-    assert make_fake_set(place, samples, teacher).digest == first.digest
-    assert teacher.rows == 7
-
-
-def test_a_domain_that_grew_infers_only_the_new_shard(tmp_path: Path) -> None:
-    place, teacher = Place(str(tmp_path)), OracleTeacher()
-    make_fake_set(place, FakeSamples(ROWS), OracleTeacher())
-    manifest = make_fake_set(place, FakeSamples((*ROWS, 5)), teacher)
-    assert (teacher.rows, manifest.rows, len(place.names("sets"))) == (5, 23, 2)
-
-
 def test_another_precision_batch_size_or_encoding_is_another_unit() -> None:
     samples = FakeSamples((3,))
     asked = [
@@ -107,103 +77,6 @@ def test_another_precision_batch_size_or_encoding_is_another_unit() -> None:
         inputs_for(Dense(dtype="float32")),
     ]
     assert len({plan_for(samples, inputs).units[0].key for inputs in asked}) == 4
-
-
-# --- kills, races, zombies ---------------------------------------------------------------------------------------
-
-
-def count_operations(folder: Path) -> int:
-    crash = Crash()
-    make_fake_set(CrashingPlace(str(folder), crash=crash), FakeSamples(ROWS), OracleTeacher())
-    return len(crash.names)
-
-
-OPERATIONS = 10
-"""store.json, plan.json, files and receipt of three units, index, set.json."""
-
-
-def test_every_operation_is_known(tmp_path: Path) -> None:
-    assert count_operations(tmp_path) == OPERATIONS
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> LabelSet:
-    """The set of a run that nothing interrupted."""
-    place = Place(str(tmp_path_factory.mktemp("whole")))
-    make_fake_set(place, FakeSamples(ROWS), OracleTeacher())
-    return LabelSet.open(place)
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("at", range(OPERATIONS))
-def test_killed_at_any_operation_and_run_again(tmp_path: Path, whole: LabelSet, at: int, after: bool) -> None:
-    samples = FakeSamples(ROWS)
-    broken = Place(str(tmp_path))
-    with pytest.raises(Killed):
-        make_fake_set(CrashingPlace(broken.uri, crash=Crash(at, after)), samples, OracleTeacher())
-    try:
-        assert LabelSet.open(broken).digest == whole.digest  # killed after set.json: the set is whole
-    except StoreError:
-        assert not (broken.path / f"sets/{whole.fingerprint}/set.json").exists()
-    receipts = Store(broken).receipts(plan_for(samples, inputs_for()))
-    teacher = OracleTeacher()
-    assert make_fake_set(broken, samples, teacher).digest == whole.digest
-    assert teacher.rows == 18 - sum(receipt.rows for receipt in receipts.values())
-    labels = LabelSet.open(broken)
-    assert np.array_equal(labels.logits(np.arange(18)), whole.logits(np.arange(18)))
-
-
-def test_two_writers_race(tmp_path: Path) -> None:
-    """Both infer every unit at once; one receipt each wins, and the losers' attempts are gone."""
-    place, samples = Place(str(tmp_path)), FakeSamples(ROWS)
-    barrier = threading.Barrier(2)
-
-    made: list[str] = []
-
-    def once(batch: torch.Tensor) -> torch.Tensor:
-        barrier.wait(20)
-        return batch
-
-    def run(teacher: OracleTeacher) -> None:
-        made.append(make_fake_set(place, samples, teacher, inputs_for(batch_size=100)).digest)
-
-    teachers = [OracleTeacher(once), OracleTeacher(once)]
-    threads = [threading.Thread(target=run, args=(teacher,)) for teacher in teachers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [teacher.rows for teacher in teachers] == [18, 18]
-    assert len(made) == 2
-    assert made[0] == made[1]
-    for unit in plan_for(samples, inputs_for(batch_size=100)).units:
-        receipt = Store(place).receipt(unit.key)
-        assert receipt is not None
-        assert place.names(f"units/{unit.key}") == sorted([receipt.attempt, "receipt.json"])
-
-
-def test_a_zombie_adopts_what_was_done_without_it(tmp_path: Path) -> None:
-    """A writer stopped between inference and commit wakes after the set is whole."""
-    place, samples = Place(str(tmp_path)), FakeSamples((5,))
-    asleep, awake = threading.Event(), threading.Event()
-
-    def sleep(batch: torch.Tensor) -> torch.Tensor:
-        asleep.set()
-        assert awake.wait(20)
-        return batch
-
-    plan, results = plan_for(samples, inputs_for(batch_size=8)), []
-    zombie = labeller_for(Store.create(place), samples, OracleTeacher(sleep), batch_size=8)
-    thread = threading.Thread(target=lambda: results.append(zombie.label(plan.units[0])))
-    thread.start()
-    asleep.wait(20)
-    manifest = make_fake_set(place, samples, OracleTeacher(), inputs_for(batch_size=8))
-    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    awake.set()
-    thread.join()
-    assert [(result.made, result.rows) for result in results] == [(False, 5)]
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
-    assert LabelSet.open(place).digest == manifest.digest
 
 
 def test_a_finished_unit_is_adopted_without_the_teacher(tmp_path: Path) -> None:
