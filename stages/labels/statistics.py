@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from pydantic import ValidationError
 
 from schemas.errors import StoreError
 from schemas.labels import UnitStatistics
@@ -61,27 +62,33 @@ def fidelity(exact_NC: np.ndarray, decoded: Decoded) -> UnitStatistics:
 
 
 def merge(parts: Iterable[UnitStatistics]) -> UnitStatistics:
-    """Statistics of all rows of the parts. Raises StoreError if they speak of different numbers of classes."""
+    """Statistics of all rows of the parts.
+
+    Raises StoreError if they speak of different numbers of classes, or overflow.
+    """
     items = list(parts)
     counts = [item.top1_counts for item in items if item.top1_counts]
     if len(lengths := {len(item) for item in counts}) > 1:
         raise StoreError(
             f"statistics of units speak of {' and '.join(map(str, sorted(lengths)))} classes: one is damaged"
         )
-    return UnitStatistics(
-        rows=sum(item.rows for item in items),
-        labels=sum(item.labels for item in items),
-        entries=sum(item.entries for item in items),
-        top1_counts=tuple(np.sum(counts, axis=0).tolist()) if counts else (),
-        entropy_sum=sum(item.entropy_sum for item in items),
-        confidence_sum=sum(item.confidence_sum for item in items),
-        unmapped_mass_sum=sum(item.unmapped_mass_sum for item in items),
-        fidelity_rows=sum(item.fidelity_rows for item in items),
-        full_kl_sums=_merge_sums([item.full_kl_sums for item in items]),
-        bucket_kl_sums=_merge_sums([item.bucket_kl_sums for item in items]),
-        top1_agreements=sum(item.top1_agreements for item in items),
-        largest_error=max((item.largest_error for item in items), default=0.0),
-    )
+    try:
+        return UnitStatistics(
+            rows=sum(item.rows for item in items),
+            labels=sum(item.labels for item in items),
+            entries=sum(item.entries for item in items),
+            top1_counts=tuple(np.sum(counts, axis=0).tolist()) if counts else (),
+            entropy_sum=sum(item.entropy_sum for item in items),
+            confidence_sum=sum(item.confidence_sum for item in items),
+            unmapped_mass_sum=sum(item.unmapped_mass_sum for item in items),
+            fidelity_rows=sum(item.fidelity_rows for item in items),
+            full_kl_sums=_merge_sums([item.full_kl_sums for item in items]),
+            bucket_kl_sums=_merge_sums([item.bucket_kl_sums for item in items]),
+            top1_agreements=sum(item.top1_agreements for item in items),
+            largest_error=max((item.largest_error for item in items), default=0.0),
+        )
+    except ValidationError as error:
+        raise StoreError(f"statistics of units do not add up ({error.errors()[0]['msg']}): one is damaged") from None
 
 
 def _divergence(logp: np.ndarray, logq: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ def array_shape(metadata: bytes, where: str) -> tuple[tuple[int, ...], np.dtype[
             and list(shape[1:]) == shard[1:] == chunk[1:]
             and shard[0] == max(1, math.ceil(shape[0] / chunk[0])) * chunk[0]
         )
-    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{where} is no array of this store: {error!r}. Label again with --force labels") from None
     if not fit:
         raise StoreError(f"{where} is not one uncompressed shard of whole-row chunks, as this store keeps it")
