@@ -34,6 +34,24 @@ def log_sum_exp(values: NDArray[np.floating]) -> Wide:
         return np.asarray(np.log(np.exp(wide - top).sum(axis=-1)) + top[..., 0])
 
 
+def check_temperature(tau: float, temperatures: tuple[float, ...], tempered: bool) -> None:
+    """Raise StoreError if labels with tails at these temperatures cannot be read at tau.
+
+    `tempered`: any above the smallest will do; else only those declared.
+    """
+    declared = ", ".join(f"{item:g}" for item in temperatures)
+    if not tempered and tau not in temperatures:
+        raise StoreError(
+            f"temperature {tau:g} cannot be read from labels that were drawn at {declared}: use that, or "
+            "label with another encoding"
+        )
+    if tau < temperatures[0]:
+        raise StoreError(
+            f"temperature {tau:g} lies below the smallest that the labels are made for ({declared}): use a higher one, "
+            "or make them with it among the encoding's `temperatures`"
+        )
+
+
 @dataclass(frozen=True)
 class DenseLabels:
     """A logit for every class."""
@@ -97,17 +115,7 @@ class SparseLabels:
 
     def check(self, tau: float) -> None:
         """Raise StoreError for a temperature that these labels cannot be read at."""
-        declared = ", ".join(f"{item:g}" for item in self.temperatures)
-        if not self.tempered and tau not in self.temperatures:
-            raise StoreError(
-                f"temperature {tau:g} cannot be read from these labels, which hold samples drawn at {declared}: "
-                f"use temperature {declared}, or label with another encoding"
-            )
-        if tau < self.temperatures[0]:
-            raise StoreError(
-                f"temperature {tau:g} lies below the smallest that these labels were made for ({declared}): use a "
-                "higher one, or make them with it among the encoding's `temperatures`"
-            )
+        check_temperature(tau, self.temperatures, self.tempered)
 
     def tail(self, tau: float) -> Wide:
         """log of the sum of exp(logit / tau) over the classes not kept (N,); minus infinity where all are kept.
@@ -133,6 +141,13 @@ class SparseLabels:
         kept, tail = self.logits.astype(np.float64) / tau, self.tail(tau)
         whole = np.logaddexp(log_sum_exp(kept), tail)
         return kept - whole[:, None], tail - whole
+
+    def target_log_probabilities(self, tau: float = 1.0) -> tuple[Wide, Wide]:
+        """The same as what a loss is to match: of drawn classes their unbiased weights, and no tail."""
+        if self.tempered:
+            return self.bucket_log_probabilities(tau)
+        self.check(tau)
+        return self.logits.astype(np.float64) / tau, np.full(len(self.ids), -np.inf)
 
     def log_probabilities(self, tau: float = 1.0) -> Wide:
         """(N, C), softened by tau, the tail spread evenly over the classes not kept."""

@@ -139,6 +139,7 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     Label sets are aligned with the samples. Raises UserError naming what is missing or does not fit.
     """
     from stages.domains.reader import TRAIN, Samples, read_budget, read_split
+    from stages.labels.encodings import check_temperatures
     from stages.labels.reader import LabelSet
 
     asked = fits[0].order.asked
@@ -153,6 +154,10 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     label_sets = {digest: LabelSet.open_ref(place(ref), ref) for digest, ref in sets.items()}
     for labels in label_sets.values():
         labels.align(samples)
+    for fit in fits:
+        if fit.labels:
+            with fit.guard():
+                check_temperatures(label_sets[fit.labels].schema.encoding, fit.method.temperatures)
     draws = {fit.budget: fit.student.budget for fit in fits if fit.budget and fit.student.budget}
     budgets = {digest: read_budget(place(ref), ref) for digest, ref in draws.items()}
     rows = RowStream(

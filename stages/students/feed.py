@@ -4,7 +4,7 @@ A pure function of (stream, step): it does not know which students there are. Co
 was touched. The shared rows of a step cost one gather of samples and one of logits per label set; labelled
 rows one gather per draw of the budget.
 
-Shapes: B shared rows, L labelled rows, V validation rows of a chunk, C classes.
+Shapes: B shared rows, L labelled rows, V validation rows of a chunk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from schemas.errors import DataError
 from schemas.students import Stream
+from stages.labels.decoded import Decoded
 from stages.registry import validate_settings
+from stages.students.teacher import TeacherRows, teacher_rows
 from stages.tasks.base import Packed, Task
 from stages.training.stream import Positions, RowStream, rng
 
@@ -42,8 +44,11 @@ class LabelReader(Protocol):
     def classes(self) -> Sequence[str]:
         """Classes in the order of the logits."""
 
-    def logits(self, positions: Positions, /) -> NDArray[np.float32]:
-        """Decoded logits of some rows."""
+    def gather(self, positions: Positions, /) -> Mapping[str, NDArray[Any]]:
+        """Labels of some rows, as stored."""
+
+    def decode(self, stored: Mapping[str, NDArray[Any]], /) -> Decoded:
+        """What stored labels say."""
 
 
 class BudgetRows(Protocol):
@@ -74,8 +79,8 @@ class SharedBatch:
     """(B, ...) augmented, on the device."""
     weights_B: torch.Tensor
     """1, or 0 for rows that only fill up the batch."""
-    teacher_BC: Mapping[str, torch.Tensor]
-    """Float32 logits by digest of the label set."""
+    teachers: Mapping[str, TeacherRows]
+    """What the teacher says of each row, by digest of the label set."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Feed:
         device: torch.device,
     ) -> None:
         self.counters: Counter[str] = Counter()
-        """Rows read and decoded, rows augmented, and logits gathered, since the start."""
+        """Rows read and decoded, rows augmented, and labels gathered, since the start."""
         self.rows = rows
         self._task, self._stream, self.samples, self._device = task, stream, samples, device
         self.budgets, self.label_sets = budgets, label_sets
@@ -117,7 +122,7 @@ class Feed:
         return SharedBatch(
             inputs=self._read(rows.positions, rng(self._stream.seed, "augment", step)),
             weights_B=torch.from_numpy(rows.weights).to(self._device),
-            teacher_BC={digest: self._logits(digest, rows.positions) for digest in label_sets},
+            teachers={digest: self._teacher(digest, rows.positions) for digest in label_sets},
         )
 
     def labelled(self, step: int, budget: str) -> LabelledBatch | None:
@@ -151,18 +156,22 @@ class Feed:
         memory: Any = torch.channels_last if batch.dim() == 4 else torch.preserve_format
         return batch.to(self._device, memory_format=memory)
 
-    def _logits(self, digest: str, positions: Positions) -> torch.Tensor:
-        logits_BC = self.label_sets[digest].logits(positions)[:, self._columns[digest]]
-        self.counters["logits"] += len(positions)
-        return torch.from_numpy(logits_BC).to(self._device)
+    def _teacher(self, digest: str, positions: Positions) -> TeacherRows:
+        labels = self.label_sets[digest]
+        decoded = labels.decode(labels.gather(positions))
+        self.counters["labels"] += len(positions)
+        return teacher_rows(decoded, self._columns[digest], self._device)
 
 
-def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64]:
-    """Column of each of our classes in a label set. Raises DataError if they speak of different ones."""
+def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:
+    """Column of each of our classes in a label set, none if they stand alike. Raises DataError for different ones."""
+    if tuple(theirs) == tuple(ours):
+        return None
     if differing := sorted(set(theirs) ^ set(ours)):
         raise DataError(
             f"label set ({len(theirs)} classes) and students ({len(ours)}) do not speak of the same classes: "
             f"{len(differing)} stand on one side only (first: '{differing[0]}'). "
             "Give the teacher a `class_map` onto the target's classes"
         )
-    return np.array([list(theirs).index(name) for name in ours], dtype=np.int64)
+    places = {name: number for number, name in enumerate(theirs)}
+    return np.array([places[name] for name in ours], dtype=np.int64)

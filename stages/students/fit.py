@@ -110,7 +110,7 @@ class Fit:
         logits = self.module(torch.cat(parts))
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
-            shared_rows = SharedRows(logits[: len(shared.inputs)], shared.teacher_BC[self.labels], shared.weights_B)
+            shared_rows = SharedRows(logits[: len(shared.inputs)], shared.teachers[self.labels], shared.weights_B)
         if labelled is not None:
             labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L)
         loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)

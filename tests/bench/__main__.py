@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("runs", "labels", "students")
+BENCHES = ("runs", "labels", "students", "losses")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from schemas.students import CohortInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
 from stages.base import get_stage
 from stages.context import Context
+from stages.labels.decoded import DenseLabels
 from stages.places import Place
 from stages.students.cohort import open_feed, train
 from stages.students.feed import Feed
@@ -128,15 +129,21 @@ class Logits:
     def __init__(self, classes: Any, values: Any) -> None:
         self.classes, self.values = classes, values
 
-    def logits(self, positions: Any) -> Any:
-        return self.values[positions]
+    def gather(self, positions: Any) -> Any:
+        return {"logits": self.values[positions]}
+
+    def decode(self, stored: Any) -> DenseLabels:
+        return DenseLabels(stored["logits"])
 
 
 def in_memory(inputs: CohortInputs, stored: Feed) -> Feed:
     """The same feed over arrays that hold all rows."""
     everything = np.arange(ROWS)
     images = stored.samples.gather(everything)["image"]
-    sets = {digest: Logits(labels.classes, labels.logits(everything)) for digest, labels in stored.label_sets.items()}
+    sets = {
+        digest: Logits(labels.classes, labels.decode(labels.gather(everything)).dense())
+        for digest, labels in stored.label_sets.items()
+    }
     return Feed(
         get_task(inputs.task),
         inputs.classes,

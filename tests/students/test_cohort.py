@@ -75,14 +75,14 @@ def test_each_row_is_touched_once_whatever_the_number_of_students(world: World, 
     counters = world.feeds[0].counters
     assert counters["augmented"] == 14 * (8 + 4), "14 steps of 8 shared and 4 labelled rows"
     assert counters["decoded"] == 14 * (8 + 4) + 3 * 6, "beside them the validation rows after 6, 12 and 14 steps"
-    assert counters["logits"] == 14 * 8
+    assert counters["labels"] == 14 * 8
     assert sum(map(len, world.samples.read)) == counters["decoded"]
 
 
 def test_without_a_teacher_no_shared_rows_are_read(world: World, local_context: Context) -> None:
     STUDENTS.run(local_context, cohort_of(student("n", "none"), student("m", "none", seed=1, budget=1)))
     assert world.feeds[0].counters["augmented"] == 14 * 2 * 4, "4 rows per draw of the budget"
-    assert world.feeds[0].counters["logits"] == 0
+    assert world.feeds[0].counters["labels"] == 0
 
 
 def test_arms_of_a_budget_see_the_same_labelled_rows(world: World, contexts: Any) -> None:
@@ -205,7 +205,7 @@ def test_only_what_is_missing_is_trained(world: World, local_context: Context) -
     first = STUDENTS.run(local_context, cohort_of(FIVE[0]))
     both = STUDENTS.run(local_context, cohort_of(*FIVE[:2]))
     assert both.students[0] == first.students[0]
-    assert world.feeds[1].counters["logits"] == 14 * 8
+    assert world.feeds[1].counters["labels"] == 14 * 8
     assert len(world.feeds) == 2
     assert STUDENTS.run(local_context, cohort_of(*FIVE[:2])) == both
     assert len(world.feeds) == 2, "nothing was read again"

@@ -12,6 +12,7 @@ from schemas.base import Part
 from schemas.errors import SpecError
 from stages.students.methods import METHODS, get_method, method_code
 from stages.students.methods.base import LabelledRows, Method, SharedRows
+from stages.students.teacher import DenseTeacher
 
 STUDENT = [[0.0, 0.0], [2.0, 0.0], [5.0, 1.0]]
 TEACHER = [[math.log(3.0), 0.0], [0.0, 0.0], [9.0, -9.0]]
@@ -24,7 +25,7 @@ def method(name: str, **settings: object) -> Method:
 
 
 def shared(dtype: torch.dtype = torch.float32) -> SharedRows:
-    return SharedRows(torch.tensor(STUDENT, dtype=dtype), torch.tensor(TEACHER), torch.tensor(WEIGHTS))
+    return SharedRows(torch.tensor(STUDENT, dtype=dtype), DenseTeacher(torch.tensor(TEACHER)), torch.tensor(WEIGHTS))
 
 
 def labelled() -> LabelledRows:
@@ -43,14 +44,14 @@ def test_soft_by_hand(tau: float) -> None:
         for teacher, student in zip(TEACHER[:2], STUDENT[:2], strict=True)
     ]
     rows = shared()
-    term = method("soft", temperature=tau).teacher_term(rows.student_BC, rows.teacher_BC, rows.weights_B)
+    term = method("soft", temperature=tau).teacher_term(rows.student_BC, rows.teacher, rows.weights_B)
     assert float(term) == pytest.approx(tau**2 * sum(kl) / 2, rel=1e-6)
 
 
 def test_soft_at_temperature_1_is_the_textbook_value() -> None:
     """KL((3/4, 1/4) || (1/2, 1/2)) = log 2 - H(3/4, 1/4)."""
     term = method("soft", temperature=1.0).teacher_term(
-        torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]]), torch.ones(1)
+        torch.zeros(1, 2), DenseTeacher(torch.tensor([[math.log(3.0), 0.0]])), torch.ones(1)
     )
     assert float(term) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
 
@@ -58,7 +59,7 @@ def test_soft_at_temperature_1_is_the_textbook_value() -> None:
 def test_hard_by_hand() -> None:
     """The teacher's argmax is class 0 in both rows; of equal logits the first counts."""
     rows = shared()
-    term = method("hard").teacher_term(rows.student_BC, rows.teacher_BC, rows.weights_B)
+    term = method("hard").teacher_term(rows.student_BC, rows.teacher, rows.weights_B)
     expected = [-math.log(softmax(row, 1.0)[0]) for row in STUDENT[:2]]
     assert float(term) == pytest.approx(sum(expected) / 2, rel=1e-6)
 
@@ -77,7 +78,7 @@ def test_truth_by_hand(smoothing: float) -> None:
 @pytest.mark.parametrize("name", ["soft", "hard"])
 def test_shares_of_the_loss(name: str) -> None:
     teaching, rows, truth = method(name, alpha=0.3), shared(), labelled()
-    teacher_term = float(teaching.teacher_term(rows.student_BC, rows.teacher_BC, rows.weights_B))
+    teacher_term = float(teaching.teacher_term(rows.student_BC, rows.teacher, rows.weights_B))
     truth_term = float(teaching.truth_term(truth.student_LC, truth.truth_L, 0.1))
     both = float(teaching.loss(rows, truth, 0.1))
     assert both == pytest.approx(0.3 * teacher_term + 0.7 * truth_term, rel=1e-6)
@@ -97,7 +98,7 @@ def test_gradients_in_float64(name: str) -> None:
     truth_L = torch.tensor([0, 4, 2])
 
     def whole(student_BC: torch.Tensor, student_LC: torch.Tensor) -> torch.Tensor:
-        rows = SharedRows(student_BC, teacher_BC, weights_B) if teaching.needs_labels else None
+        rows = SharedRows(student_BC, DenseTeacher(teacher_BC), weights_B) if teaching.needs_labels else None
         return teaching.loss(rows, LabelledRows(student_LC, truth_L), 0.1)
 
     assert gradcheck(whole, (student_BC, student_LC))
@@ -117,7 +118,7 @@ def test_a_method_lowers_its_own_loss(name: str) -> None:
     optimizer = torch.optim.SGD([student], lr=0.5)
     losses = []
     for _ in range(20):
-        rows = SharedRows(student[:4], teacher_BC, torch.ones(4)) if teaching.needs_labels else None
+        rows = SharedRows(student[:4], DenseTeacher(teacher_BC), torch.ones(4)) if teaching.needs_labels else None
         loss = teaching.loss(rows, LabelledRows(student[4:], truth_L), 0.0)
         optimizer.zero_grad()
         loss.backward()
@@ -128,7 +129,7 @@ def test_a_method_lowers_its_own_loss(name: str) -> None:
 
 def test_losses_are_computed_in_float32() -> None:
     rows = shared(torch.bfloat16)
-    term = method("soft").teacher_term(rows.student_BC, rows.teacher_BC, rows.weights_B)
+    term = method("soft").teacher_term(rows.student_BC, rows.teacher, rows.weights_B)
     assert term.dtype == torch.float32
 
 

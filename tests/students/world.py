@@ -5,7 +5,7 @@ Used in place of `open_feed`, so that these tests need no domain and no store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from schemas.artifacts import BudgetRef, LabelSetRef, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.spec import Storage, Training
 from schemas.students import CohortInputs, Stream, StudentInputs
+from stages.labels.decoded import DenseLabels
 from stages.students import cohort
 from stages.students.feed import Feed
 from stages.students.fit import Fit
@@ -124,8 +125,11 @@ class Labels:
     values: NDArray[np.float32]
     classes: Sequence[str] = CLASSES
 
-    def logits(self, positions: Positions) -> NDArray[np.float32]:
-        return self.values[positions]
+    def gather(self, positions: Positions) -> dict[str, NDArray[np.float32]]:
+        return {"logits": self.values[positions]}
+
+    def decode(self, stored: Mapping[str, NDArray[np.float32]]) -> DenseLabels:
+        return DenseLabels(stored["logits"])
 
 
 @dataclass

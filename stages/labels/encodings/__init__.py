@@ -10,6 +10,7 @@ from schemas.canonical import identity
 from schemas.encodings import Dense, Encoding, Hard, LowRank, Sampled, TopK
 from schemas.errors import StoreError
 from schemas.labels import Extra, FieldSchema, LabelSchema, LabelShape
+from stages.labels.decoded import check_temperature
 from stages.labels.encodings.base import KEPT, Codec
 from stages.labels.encodings.dense import DenseCodec
 from stages.labels.encodings.hard import HardCodec
@@ -17,7 +18,16 @@ from stages.labels.encodings.low_rank import Basis, LowRankCodec
 from stages.labels.encodings.sampled import SampledCodec
 from stages.labels.encodings.top_k import TopKCodec
 
-__all__ = ["KEPT", "Basis", "Codec", "check_schema", "codec_of", "difficulty_fields", "label_schema"]
+__all__ = [
+    "KEPT",
+    "Basis",
+    "Codec",
+    "check_schema",
+    "check_temperatures",
+    "codec_of",
+    "difficulty_fields",
+    "label_schema",
+]
 
 ITEMS, BOX, SCORE = "items", "box", "score"
 """Arrays of ragged shapes: labels of each sample; place and score of each box."""
@@ -37,6 +47,22 @@ def codec_of(encoding: Encoding, classes: int, basis: Basis | None = None) -> Co
         case Hard():
             return HardCodec(encoding, classes)
     assert_never(encoding)
+
+
+def check_temperatures(encoding: Encoding, temperatures: Iterable[float]) -> None:
+    """Raise StoreError for a temperature that labels of this kind cannot be read at."""
+    for tau in temperatures:
+        match encoding:
+            case TopK():
+                check_temperature(tau, encoding.temperatures, tempered=True)
+            case Sampled():
+                check_temperature(tau, (encoding.temperature,), tempered=False)
+            case Hard():
+                check_temperature(tau, (1.0,), tempered=True)
+            case Dense() | LowRank():
+                pass
+            case _:
+                assert_never(encoding)
 
 
 def label_schema(

@@ -5,7 +5,7 @@ the labels are unbiased (Random Sampling Knowledge Distillation, Anshumann et al
 the teacher's own distribution as the proposal). Draws belong to the sample's content (`stages.random`).
 
 Decoded with half a draw for all classes that never came, so that every row is a distribution over all of them and a
-divergence from it is finite; the weights proper are `weights`.
+divergence from it is finite; losses match the weights themselves (`SparseLabels.target_log_probabilities`).
 
 Shapes: N labels, C classes, D draws, E entries of all labels.
 """
@@ -79,8 +79,3 @@ class SampledCodec(Codec):
             logits_NK = (np.log(counts_NK / self._encoding.draws) * tau).astype("<f4")
             tail = np.where(every, -np.inf, np.log(UNSEEN / self._encoding.draws)).astype("<f4")
         return SparseLabels(self.classes, ids_NK, logits_NK, tail[:, None], (tau,), tempered=False)
-
-
-def weights(decoded: SparseLabels) -> NDArray[np.float64]:
-    """The unbiased weights (N, K) of drawn classes, 0 where absent: they sum to 1 in every row."""
-    return np.exp(decoded.logits.astype(np.float64) / decoded.temperatures[0])

@@ -23,6 +23,8 @@ from schemas.base import Contract
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stages.students.teacher import TeacherRows
+
 
 @dataclass(frozen=True)
 class SharedRows:
@@ -30,8 +32,8 @@ class SharedRows:
 
     student_BC: Tensor
     """The student's logits, with gradient."""
-    teacher_BC: Tensor
-    """The teacher's logits, float32."""
+    teacher: TeacherRows
+    """What the teacher says: logits, or kept classes and tails. `teacher.dense(tau)` makes logits of both."""
     weights_B: Tensor
     """1, or 0 for rows that only fill up a batch."""
 
@@ -62,8 +64,13 @@ class Method(ABC):
     def alpha(self) -> float:
         """The teacher's share of the loss, between 0 and 1."""
 
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Temperatures at which it reads labels: those that a label set does not hold are refused before training."""
+        return ()
+
     @abstractmethod
-    def teacher_term(self, student_BC: Tensor, teacher_BC: Tensor, weights_B: Tensor) -> Tensor:
+    def teacher_term(self, student_BC: Tensor, teacher: TeacherRows, weights_B: Tensor) -> Tensor:
         """What the teacher asks of the shared rows: a scalar, the weighted mean over rows."""
 
     def truth_term(self, student_LC: Tensor, truth_L: Tensor, label_smoothing: float) -> Tensor:
@@ -79,7 +86,7 @@ class Method(ABC):
             if truth is None:
                 raise ValueError("a step without shared and without labelled rows has no loss")
             return truth
-        teacher = self.teacher_term(shared.student_BC, shared.teacher_BC, shared.weights_B)
+        teacher = self.teacher_term(shared.student_BC, shared.teacher, shared.weights_B)
         return teacher if truth is None else self.alpha * teacher + (1.0 - self.alpha) * truth
 
 

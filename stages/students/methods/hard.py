@@ -10,6 +10,8 @@ from stages.students.methods.base import Method, weighted_mean, wide
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stages.students.teacher import TeacherRows
+
 
 class HardConfig(Contract):
     """Settings of `hard`."""
@@ -27,11 +29,10 @@ class Hard(Method):
     def alpha(self) -> float:
         return float(self.config.alpha)
 
-    def teacher_term(self, student_BC: Tensor, teacher_BC: Tensor, weights_B: Tensor) -> Tensor:
+    def teacher_term(self, student_BC: Tensor, teacher: TeacherRows, weights_B: Tensor) -> Tensor:
         from torch.nn.functional import cross_entropy
 
-        classes_B = teacher_BC.argmax(dim=1)
-        return weighted_mean(cross_entropy(wide(student_BC), classes_B, reduction="none"), weights_B)
+        return weighted_mean(cross_entropy(wide(student_BC), teacher.top1(), reduction="none"), weights_B)
 
 
 METHOD = Hard

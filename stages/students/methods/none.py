@@ -10,6 +10,8 @@ from stages.students.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stages.students.teacher import TeacherRows
+
 
 class NoneConfig(Contract):
     """Settings of `none`: it has none."""
@@ -25,7 +27,7 @@ class NoTeacher(Method):
     def alpha(self) -> float:
         return 0.0
 
-    def teacher_term(self, student_BC: Tensor, teacher_BC: Tensor, weights_B: Tensor) -> Tensor:
+    def teacher_term(self, student_BC: Tensor, teacher: TeacherRows, weights_B: Tensor) -> Tensor:
         return student_BC.new_zeros(())
 
 
