@@ -32,7 +32,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     problems += _weights_faults(spec)
     problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
     if not problems:
-        problems += _class_faults(spec)
+        problems += [*_label_faults(spec), *_class_faults(spec)]
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -127,6 +127,26 @@ def _task_faults(spec: Spec) -> Iterator[str]:
                 f"{where}: task '{spec.task.name}' has no model '{part}'{did_you_mean(part, task.models)} "
                 "(or give timm/NAME, torchvision/NAME, package.module:factory)"
             )
+
+
+def _label_faults(spec: Spec) -> Iterator[str]:
+    """Encodings that a student's method cannot read, or that the classes cannot have."""
+    from stages.labels.encodings import check_temperatures, codec_of
+    from stages.students.methods import METHODS, get_method
+
+    for name, student in spec.students.items():
+        if student.labels in spec.labels and student.method.name in METHODS.names():
+            try:
+                check_temperatures(spec.labels[student.labels].encoding, get_method(student.method).temperatures)
+            except UserError as error:
+                yield f"students.{name}.method: {error}"
+    for name, labels in spec.labels.items():
+        classes = spec.domains[labels.domain].classes if labels.domain in spec.domains else None
+        if classes is not None:
+            try:
+                codec_of(labels.encoding, len(classes))
+            except UserError as error:
+                yield f"labels.{name}.encoding: {error}"
 
 
 def _class_faults(spec: Spec) -> Iterator[str]:

@@ -7,11 +7,26 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
-from schemas.base import Classes, Contract, Digest, Document, Part
+from schemas.base import Classes, Contract, Digest, Document, Fraction, Part
 from schemas.encodings import Dense, Encoding
 
 LAYOUT = 2
 """Version of the store's layout."""
+
+
+Divergence = dict[Literal["1", "2", "4"], NonNegativeFloat]
+"""Largest mean divergence by temperature, in nats."""
+
+
+class Requirements(Contract):
+    """How exact a label set must be: one that misses a bound is refused, its units kept."""
+
+    full_kl: Divergence = {}
+    """Largest mean KL over all classes, by temperature 1, 2 or 4."""
+    bucket_kl: Divergence = {}
+    """Largest mean KL over kept classes and one tail bucket, by temperature 1, 2 or 4."""
+    top1_agreement: Fraction = 0.0
+    """Least share of labels whose most likely class survives the encoding."""
 
 
 class Views(Contract):
@@ -63,7 +78,7 @@ class Extra(Contract):
 class LabelsInputs(Document):
     """What is asked of `labels`: all that one teacher says about a domain."""
 
-    circumstance: ClassVar[frozenset[str]] = frozenset({"store"})
+    circumstance: ClassVar[frozenset[str]] = frozenset({"store", "require"})
 
     task: Part
     """Task with its settings."""
@@ -81,6 +96,8 @@ class LabelsInputs(Document):
     """The readings of each sample that are labelled."""
     difficulty: tuple[Literal["entropy", "margin"], ...] = ()
     """How hard each label is by the teacher's own word, stored beside it."""
+    require: Requirements = Requirements()
+    """How exact the set must be."""
     store: str | None = None
     """Place of the store; left out: inside the workspace."""
 
@@ -247,6 +264,13 @@ class SetManifest(Document):
     """Where it came from."""
     parents: tuple[Digest, ...] = ()
     """Root digests of the sets that it was made from."""
+
+
+class BasisChoice(Document):
+    """`bases/asked/KEY.json`: which basis answers what was asked."""
+
+    basis: Digest
+    """Digest of the basis."""
 
 
 class StoreManifest(Document):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from schemas.base import Classes, Contract, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
-from schemas.labels import Views
+from schemas.labels import Requirements, Views
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -242,6 +242,8 @@ class Labels(Contract):
     """The readings of each sample that are labelled; left out: the sample itself."""
     difficulty: tuple[Literal["entropy", "margin"], ...] = ()
     """How hard each label is by the teacher's own word, stored beside it."""
+    require: Requirements = Requirements()
+    """How exact the set must be; it is in no fingerprint."""
 
 
 def _seeds(value: Any) -> Any:

@@ -77,6 +77,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             batch_size=labels.batch_size,
             views=labels.views,
             difficulty=labels.difficulty,
+            require=labels.require,
             store=project.spec.store,
         ),
     )

@@ -20,10 +20,10 @@ from schemas.artifacts import ModelRef, SamplesRef
 from schemas.errors import CrossdistillError, InternalError
 from schemas.labels import UnitPlan, UnitResult
 from schemas.spec import Resources
-from stages.cluster import causes, gpus_per_worker
+from stages.cluster import causes, gpus_per_worker, own_error
 from stages.labels.builder import How
 from stages.labels.labeller import UNITS_AT_ONCE, Labeller
-from stages.labels.store import Store
+from stages.labels.store import Store, fidelity_threshold
 from stages.places import Place
 from stages.progress import Reporter
 
@@ -85,6 +85,35 @@ def label_units_here(job: LabelJob, units: Sequence[UnitPlan]) -> Iterator[UnitR
     from stages.training.launch import device
 
     yield from label_units(job.labeller(str(device())), units)
+
+
+def basis_here(job: LabelJob, key: str, rank: int) -> str:
+    """Digest of the basis of a key in the job's store, made by its teacher if there is none."""
+    from stages.labels.bases import basis_rows, make_basis
+    from stages.training.launch import device
+
+    def logits() -> np.ndarray:
+        labeller = job.labeller(str(device()))
+        try:
+            return labeller.outputs(fidelity_threshold(job.rows_total, basis_rows(rank)))
+        finally:
+            labeller.close()
+
+    return make_basis(job.store, key, rank, logits).digest
+
+
+def basis_on_ray(job: LabelJob, key: str, rank: int, resources: Resources) -> str:
+    """`basis_here` as a task of the running cluster. Raises like `label_units_on_ray`."""
+    import ray
+
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(basis_here)
+    try:
+        answer: str = ray.get(task.remote(job, key, rank))
+    except ray.exceptions.RayError as error:
+        if (ours := own_error(error)) is not None:
+            raise ours from None
+        raise InternalError(f"labelling: the basis could not be made: {causes(error)[-1]!r}") from error
+    return answer
 
 
 class LabelActor:

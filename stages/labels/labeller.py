@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from schemas.errors import DataError, Interrupted
+from schemas.errors import DataError, Interrupted, ModelError
 from schemas.labels import Receipt, UnitPlan, UnitResult
 from stages.labels.alignment import Samples
-from stages.labels.builder import How, Said, UnitBuilder
+from stages.labels.builder import How, Said, UnitBuilder, exact_rows
 from stages.labels.store import Store
 from stages.tasks.base import Packed, Task
 
@@ -96,6 +96,28 @@ class Labeller:
             receipt = self._store.commit_unit(mine)
             made = receipt.attempt == mine.attempt
         return UnitResult(key=unit.key, made=made, rows=receipt.rows, seconds=time.monotonic() - begun)
+
+    def outputs(self, threshold: int) -> np.ndarray:
+        """What the teacher says about the samples of all shards whose hash lies below a threshold: logits (N, C).
+
+        Nothing is stored. Raises ModelError for an output that is not finite.
+        """
+        found = [np.empty((0, len(self._how.schema.classes)), np.float32)]
+        for number in range(len(self._samples.shards)):
+            rows = np.flatnonzero(exact_rows(np.ascontiguousarray(self._samples.content_ids(number)), threshold))
+            packed = self._samples.read(number)
+            for start in range(0, len(rows), self._how.batch_size):
+                chosen = rows[start : start + self._how.batch_size]
+                some = {
+                    role: values[chosen] if isinstance(values, np.ndarray) else [values[row] for row in chosen]
+                    for role, values in packed.items()
+                }
+                batch = self._teacher.task.batch(some, self._teacher.preprocessing)
+                found.append(self._forward(batch).logits.reshape(-1, len(self._how.schema.classes)))
+        logits_NC = np.concatenate(found)
+        if not np.isfinite(logits_NC).all():
+            raise ModelError("the teacher gives outputs that are not finite: check it, or label with float32 precision")
+        return logits_NC
 
     def _make(self, unit: UnitPlan) -> Receipt:
         number = self._shards.get(unit.shard)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from schemas.artifacts import Provenance
-from schemas.errors import InternalError
-from schemas.labels import LabelSchema, LabelsInputs, SetManifest, SetPlan, UnitPlan, UnitResult
+from schemas.canonical import digest
+from schemas.encodings import Dense, LowRank
+from schemas.errors import InternalError, StoreError
+from schemas.labels import (
+    LabelSchema,
+    LabelsInputs,
+    Requirements,
+    SetManifest,
+    SetPlan,
+    UnitPlan,
+    UnitResult,
+    UnitStatistics,
+)
 from stages.context import Context
+from stages.labels.bases import read_basis
 from stages.labels.builder import How
-from stages.labels.encodings import difficulty_fields, label_schema
+from stages.labels.encodings import codec_of, difficulty_fields, label_schema
 from stages.labels.labeller import Shards
+from stages.labels.statistics import merge
 from stages.labels.store import Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
+from stages.progress import Reporter
 
 Label = Callable[[Sequence[UnitPlan]], Iterator[UnitResult]]
 
@@ -25,13 +40,7 @@ def plan_set(
     provenance: Provenance,
 ) -> SetPlan:
     """The units that a set needs, one per view and packed shard. Pure: equal inputs give an equal plan."""
-    how = {
-        "stage": "labels",
-        "stage_version": stage_version,
-        "precision": inputs.precision,
-        "batch_size": inputs.batch_size,
-        "code": provenance.code,
-    }
+    how = how_asked(inputs, stage_version, provenance)
     units = tuple(
         UnitPlan(
             key=unit_key(inputs.teacher.digest, how, schema, inputs.views, view, shard.digest),
@@ -55,10 +64,29 @@ def plan_set(
     )
 
 
-def complete_set(store: Store, plan: SetPlan, label: Label, teacher: str, samples: str) -> SetManifest:
+def how_asked(inputs: LabelsInputs, stage_version: int, provenance: Provenance) -> dict[str, Any]:
+    """How a teacher is asked: what counts in the keys of units beside who, what and in which form."""
+    return {
+        "stage": "labels",
+        "stage_version": stage_version,
+        "precision": inputs.precision,
+        "batch_size": inputs.batch_size,
+        "code": provenance.code,
+    }
+
+
+def complete_set(
+    store: Store,
+    plan: SetPlan,
+    label: Label,
+    teacher: str,
+    samples: str,
+    require: Requirements | None = None,
+) -> SetManifest:
     """Label the plan's missing units with `label`, then commit the set.
 
-    A killed call goes on where it was; one that runs beside another adopts what the other finished.
+    A killed call goes on where it was; one that runs beside another adopts what the other finished. Raises
+    StoreError before the set exists if it is less exact than required; its units are kept.
     """
     store.commit_plan(plan)
     receipts = store.receipts(plan)
@@ -68,7 +96,41 @@ def complete_set(store: Store, plan: SetPlan, label: Label, teacher: str, sample
         receipts = store.receipts(plan)
         if missing := missing_units(plan, receipts):
             raise InternalError(f"{len(missing)} units have no receipt after labelling (first: {missing[0].key})")
+    if require is not None:
+        check_exact(merge(receipts[unit.key].statistics for unit in plan.units), require, plan.fingerprint)
     return store.commit_set(plan, receipts, teacher, samples)
+
+
+def check_exact(found: UnitStatistics, require: Requirements, fingerprint: str) -> None:
+    """Raise StoreError naming every bound that a set's measured fidelity misses."""
+    rows = found.fidelity_rows
+    if not rows:
+        return
+    misses = []
+    for name, bounds in (("full_kl", require.full_kl), ("bucket_kl", require.bucket_kl)):
+        sums: dict[str, float] = getattr(found, f"{name}_sums")
+        for tau, bound in bounds.items():
+            if tau not in sums:
+                misses.append(f"{name} at T = {tau} cannot be measured: the encoding does not hold that temperature")
+            elif (value := sums[tau] / rows) > bound:
+                misses.append(f"{name} at T = {tau} is {value:.3g}, at most {bound:g} is required")
+    if (agreement := found.top1_agreements / rows) < require.top1_agreement:
+        misses.append(f"top1_agreement is {agreement:.4f}, at least {require.top1_agreement:g} is required")
+    if misses:
+        raise StoreError(
+            f"label set {fingerprint[:12]} is not exact enough on {rows:,} labels: {'; '.join(misses)}. Choose a "
+            "larger encoding, or change `require`; what the teacher said in this one is kept"
+        )
+
+
+def check_rank(encoding: LowRank, classes: int) -> None:
+    """Raise StoreError for a rank that so many classes cannot have."""
+    codec_of(encoding, classes)
+
+
+def basis_key(who: str, how: Mapping[str, Any], classes: tuple[str, ...], encoding: LowRank, first_shard: str) -> str:
+    """What names the basis of sets that are asked alike over a domain, however far it grew."""
+    return digest({"who": who, "how": dict(how), "classes": list(classes), "rank": encoding.rank, "shard": first_shard})
 
 
 def make_set(
@@ -81,38 +143,42 @@ def make_set(
 ) -> SetManifest:
     """The set that `inputs` ask for, labelled where the context says."""
     from stages.domains.reader import Samples
+    from stages.labels.actor import LabelJob, basis_here, basis_on_ray, label_units_here, label_units_on_ray
     from stages.training.models import read_card
 
     teacher_place, samples_place = context.place(inputs.teacher), context.place(inputs.samples)
-    card = read_card(teacher_place, inputs.teacher)
+    classes = read_card(teacher_place, inputs.teacher).classes
     samples = Samples.open(samples_place, inputs.samples)
-    schema = label_schema(card.classes, inputs.encoding, extras=difficulty_fields(inputs.difficulty))
+    total = samples.rows * inputs.views.count
+
+    def job(how: How, reporter: Reporter | None = None, done: int = 0) -> LabelJob:
+        return LabelJob(
+            store.place, teacher_place, inputs.teacher, samples_place, inputs.samples, how, reporter, done, total
+        )
+
+    basis = None
+    if isinstance(inputs.encoding, LowRank) and samples.shards:
+        check_rank(inputs.encoding, len(classes))
+        asked = how_asked(inputs, stage_version, provenance)
+        key = basis_key(inputs.teacher.digest, asked, classes, inputs.encoding, samples.shards[0].digest)
+        first = job(How(label_schema(classes, Dense()), inputs.precision, inputs.batch_size))
+        rank = inputs.encoding.rank
+        made = basis_here(first, key, rank) if context.local else basis_on_ray(first, key, rank, context.resources)
+        basis = read_basis(store.place, made)
+    schema = label_schema(classes, inputs.encoding, extras=difficulty_fields(inputs.difficulty), basis=basis)
     plan = plan_set(inputs, fingerprint, stage_version, schema, samples, provenance)
-    how = How(schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold, plan.fidelity_labels)
+    how = How(schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold, plan.fidelity_labels, basis)
 
     def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
-        from stages.labels.actor import LabelJob, label_units_here, label_units_on_ray
-
-        total = samples.rows * inputs.views.count
         done = total - sum(unit.rows for unit in units)
         reporter = context.reporter()
         tells = context.local or (context.resources.workers == 1 and reporter.bulletin is not None)
-        job = LabelJob(
-            store=store.place,
-            teacher_place=teacher_place,
-            teacher=inputs.teacher,
-            samples_place=samples_place,
-            samples=inputs.samples,
-            how=how,
-            reporter=reporter if tells else None,
-            rows_done=done,
-            rows_total=total,
-        )
-        results = label_units_here(job, units) if context.local else label_units_on_ray(job, units, context.resources)
+        work = job(how, reporter if tells else None, done)
+        results = label_units_here(work, units) if context.local else label_units_on_ray(work, units, context.resources)
         for result in results:
             done += result.rows
             if not tells:
                 context.progress(done, total, "rows")
             yield result
 
-    return complete_set(store, plan, label, inputs.teacher.digest, inputs.samples.digest)
+    return complete_set(store, plan, label, inputs.teacher.digest, inputs.samples.digest, inputs.require)

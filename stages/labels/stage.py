@@ -6,7 +6,7 @@ from schemas.artifacts import LabelSetRef, ModelRef, Provenance, SamplesRef
 from schemas.base import Part
 from schemas.canonical import identity
 from schemas.errors import StoreError
-from schemas.labels import LabelsInputs, LabelsOutputs, SetManifest
+from schemas.labels import LabelsInputs, LabelsOutputs, Requirements, SetManifest
 from stages.artifacts import package_version
 from stages.base import Stage
 from stages.context import Context
@@ -39,6 +39,7 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
         if known is None or manifest is None:
             return None
         self._check_same(known, manifest, place)
+        self._check_exact(manifest, inputs)
         return _outputs(manifest, place)
 
     def discard(self, context: Context, inputs: LabelsInputs) -> None:
@@ -68,6 +69,7 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
 
             provenance = Provenance(package=package_version(), inputs=identity(inputs), code=self.code(inputs))
             manifest = make_set(context, inputs, store, fingerprint, self.version, provenance)
+        self._check_exact(manifest, inputs)
         outputs = _outputs(manifest, place)
         artifact = self.attempt(context, inputs).commit(outputs, content=manifest.digest)
         self._check_same(LabelsOutputs.parse(artifact.outputs, "artifact.json"), manifest, place)
@@ -80,6 +82,14 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
             teacher=ModelRef(uri="WORKSPACE/artifacts/teachers/FINGERPRINT", fingerprint=some, digest=some),
             samples=SamplesRef(uri="WORKSPACE/artifacts/domains/FINGERPRINT", fingerprint=some, digest=some),
         )
+
+    @staticmethod
+    def _check_exact(manifest: SetManifest, inputs: LabelsInputs) -> None:
+        """What was found or adopted must be as exact as what is made."""
+        if inputs.require != Requirements():
+            from stages.labels.sets import check_exact
+
+            check_exact(manifest.statistics, inputs.require, manifest.fingerprint)
 
     def _check_same(self, known: LabelsOutputs, manifest: SetManifest, place: Place) -> None:
         if known.labels.digest != manifest.digest:

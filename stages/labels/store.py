@@ -57,12 +57,12 @@ def unit_key(
     return digest({"teacher": teacher, "how": dict(how), "schema": schema, **seen, "shard": shard_digest})
 
 
-def fidelity_threshold(rows: int) -> int:
-    """Threshold on 32 bits of the content id that keeps at least `FIDELITY_ROWS` of `rows` rows, or all.
+def fidelity_threshold(rows: int, wanted: int = FIDELITY_ROWS) -> int:
+    """Threshold on 32 bits of the content id that keeps at least `wanted` of `rows` rows, or all.
 
     It aims five standard deviations higher, so that fewer is a chance below one in a million.
     """
-    aim = FIDELITY_ROWS + 5 * FIDELITY_ROWS**0.5
+    aim = wanted + 5 * wanted**0.5
     return FIDELITY_SCALE if rows <= aim else int(FIDELITY_SCALE * aim / rows)
 
 

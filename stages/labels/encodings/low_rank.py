@@ -26,6 +26,8 @@ from stages.labels.encodings.base import Arrays, Codec
 
 CODES, SCALE = "codes", "scale"
 _STEPS = 127
+_LARGEST = 65_000.0
+"""Largest number that is trusted to float16, below its 65,504."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,15 @@ def fit_basis(logits_NC: np.ndarray, rank: int) -> Basis:
     wide = logits_NC.astype(np.float64)
     wide -= wide.mean(axis=1, keepdims=True)
     mean = wide.mean(axis=0)
-    values, vectors = np.linalg.eigh((wide - mean).T @ (wide - mean) / max(1, len(wide)))
+    wide -= mean
+    few = len(wide) < wide.shape[1]
+    values, vectors = np.linalg.eigh((wide @ wide.T if few else wide.T @ wide) / max(1, len(wide)))
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank].T
+    if few:  # the directions of rows lead to those of classes, at the price of the smaller of the two
+        vectors = vectors @ wide
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     deviation = np.sqrt(np.clip(values, 0.0, None))
-    deviation[deviation < 1e-6 * max(deviation.max(initial=0.0), 1e-30)] = 0.0
+    deviation[deviation < 1e-6 * (deviation.max(initial=0.0) + np.abs(mean).max(initial=0.0))] = 0.0
     signs = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)])
     components = np.zeros((rank, wide.shape[1]), np.float32)
     components[: len(vectors)] = vectors * (signs * deviation)[:, None]
@@ -97,19 +104,16 @@ class LowRankCodec(Codec):
         squared = (components**2).sum(axis=1)
         codes = wide @ (components / np.where(squared > 0, squared, 1.0)[:, None]).T
         if self._encoding.dtype == "float16":
-            if np.abs(codes).max(initial=0.0) > np.finfo(np.float16).max:
+            if np.abs(codes).max(initial=0.0) > _LARGEST:
                 raise StoreError("a row lies too far from the basis for float16: label with a dense encoding")
             return {CODES: codes.astype("<f2")}
-        scale = (np.abs(codes).max(axis=1, initial=0.0) / _STEPS).astype("<f2")
-        scale = np.where(
-            scale.astype(np.float64) * _STEPS < np.abs(codes).max(axis=1, initial=0.0),
-            np.nextafter(scale, np.float16(np.inf)),
-            scale,
-        ).astype("<f2")
-        if not np.isfinite(scale).all():
+        step = np.abs(codes).max(axis=1, initial=0.0) / _STEPS
+        if step.max(initial=0.0) > _LARGEST:
             raise StoreError("a row lies too far from the basis for int8: label with a dense encoding")
-        step = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
-        return {CODES: np.clip(np.rint(codes / step), -_STEPS, _STEPS).astype("i1"), SCALE: scale}
+        scale = step.astype("<f2")
+        scale = np.where(scale < step, np.nextafter(scale, np.float16(np.inf)), scale).astype("<f2")
+        divisor = np.where(scale > 0, scale, 1).astype(np.float64)[:, None]
+        return {CODES: np.clip(np.rint(codes / divisor), -_STEPS, _STEPS).astype("i1"), SCALE: scale}
 
     def decode(self, arrays: Arrays) -> DenseLabels:
         codes = arrays[CODES].astype(np.float32)
