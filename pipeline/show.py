@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.planner import Plan
 from pipeline.runner import RunResult
 from schemas.base import Document
-from schemas.errors import ContractError, MissingUpstream, SpecError, StoreError, did_you_mean
+from schemas.errors import ContractError, MissingUpstream, did_you_mean
 from schemas.evaluation import Report, ReportOutputs
 from schemas.spec import Storage
 from stages.places import Place
@@ -153,55 +151,13 @@ def _plugin_configs() -> dict[str, Any]:
     return found | {f"method:{name}": METHODS.get(name).Config for name in METHODS.names()}
 
 
-def print_sets(where: str, name: str | None, as_json: bool, storage: Storage | None = None) -> None:
-    """All sets of a store, or the card of one. Damaged ones are told in a line each, on stderr beside JSON."""
-    from stages.labels.catalog import card, encoding_text, list_sets
-
-    place = Place(where, storage or Storage())
-    if not place.exists("store.json") and place.exists("store/store.json"):
-        place = place / "store"
-    if not place.exists("store.json"):
-        raise SpecError(f"{place.uri} is no label store (it has no store.json), nor a workspace that holds one")
-    sets, damaged = list_sets(place)
-    if name is not None:
-        told = [problem for fingerprint, problem in damaged.items() if fingerprint.startswith(name)]
-        sets = [item for item in sets if item.fingerprint.startswith(name) or item.digest.startswith(name)]
-        if len(sets) + len(told) != 1 or len(name) < 8:
-            few = "8 digits or more are needed, no set can be told"
-            count = f"{len(sets) + len(told)} sets begin" if len(name) >= 8 else few
-            raise SpecError(f"{count} with '{name}' in {place.uri}: see them with `crossdistill labels ls {where}`")
-        if told:
-            raise StoreError(*told)
-    if as_json:
-        print(json.dumps([item.dump() for item in sets], indent=2))
-    elif name is not None:
-        lines = card(sets[0])
-        width = max(map(len, lines))
-        print("\n".join(f"{heading:<{width}}  {line}" for heading, line in lines.items()))
-    else:
-        _print_table(
-            ("fingerprint", "labels", "units", "classes", "encoding"),
-            [
-                (
-                    item.fingerprint,
-                    f"{item.rows:,}",
-                    str(item.units),
-                    str(len(item.label_schema.classes)),
-                    encoding_text(item.label_schema.encoding),
-                )
-                for item in sets
-            ],
-        )
-    for problem in damaged.values() if name is None else ():
-        print(f"damaged: {problem}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on the terminal; cells are shown as they are."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(_safe(cell) for cell in row))
     _console().print(table)

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Part
+from schemas.canonical import digest
 from schemas.encodings import Dense, Encoding
 
 LAYOUT = 2
@@ -264,6 +265,35 @@ class SetManifest(Document):
     """Where it came from."""
     parents: tuple[Digest, ...] = ()
     """Root digests of the sets that it was made from."""
+    seal: Digest
+    """Digest of all fields but this one, by which an edit is seen."""
+
+    def unsealed(self) -> str:
+        """What `seal` must be: blake2b-128 of the canonical JSON of the other fields."""
+        return digest(self.model_dump(mode="json", exclude={"seal"}))
+
+    @classmethod
+    def sealed(cls, **fields: Any) -> Self:
+        """A manifest with its seal."""
+        open_ = cls(**fields, seal="0" * 32)
+        return open_.model_copy(update={"seal": open_.unsealed()})
+
+
+class Tag(Document):
+    """`tags/NAME/000001.json`: which set a name means, and what its publisher says of it."""
+
+    fingerprint: Digest
+    """Fingerprint of the set."""
+    digest: Digest
+    """Root digest of the set."""
+    quality: dict[str, float] = {}
+    """Figures of the teacher by name, such as `accuracy on target`."""
+    licence: str = ""
+    """Terms of use."""
+    notes: str = ""
+    """Anything else that users should know."""
+    publisher: str = ""
+    """Who says so."""
 
 
 class BasisChoice(Document):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from schemas.encodings import Encoding
 from schemas.errors import ContractError, StoreError
-from schemas.labels import SetManifest
+from schemas.labels import SetManifest, Tag
 from stages.labels.store import Store
 from stages.places import Place
 
@@ -29,8 +31,8 @@ def list_sets(place: Place) -> tuple[list[SetManifest], dict[str, str]]:
     return found, damaged
 
 
-def card(manifest: SetManifest) -> dict[str, str]:
-    """The label card: what stands in `set.json`, by heading, each one printable line."""
+def card(manifest: SetManifest, tags: Mapping[str, Tag] | None = None) -> dict[str, str]:
+    """The label card: what stands in `set.json`, then what its tags say, by heading, each one printable line."""
     statistics, schema = manifest.statistics, manifest.label_schema
     labels, exact = max(statistics.labels, 1), max(statistics.fidelity_rows, 1)
     counted = {"sample": manifest.rows * manifest.views.count, "label": statistics.labels, "entry": statistics.entries}
@@ -57,8 +59,15 @@ def card(manifest: SetManifest) -> dict[str, str]:
             f"{statistics.bucket_kl_sums.get(temperature, 0.0) / exact:.3g} in buckets"
             for temperature, total in statistics.full_kl_sums.items()
         },
+        "views": _views(manifest),
         "made by": f"crossdistill {manifest.provenance.package}",
     }
+    if manifest.parents:
+        lines["parents"] = ", ".join(manifest.parents)
+    for name, tag in (tags or {}).items():
+        said = {"publisher": tag.publisher, "licence": tag.licence, "notes": tag.notes}
+        figures = {figure: f"{value:.4g}" for figure, value in tag.quality.items()}
+        lines[f"tag {name}"] = "; ".join(f"{what}: {text}" for what, text in (said | figures).items() if text) or "-"
     return {printable(heading): printable(line) for heading, line in lines.items()}
 
 
@@ -71,6 +80,12 @@ def printable(text: str) -> str:
     """Foreign text on one line: what does not print is escaped, what is long is cut."""
     shown = escaped(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
+
+
+def _views(manifest: SetManifest) -> str:
+    views = manifest.views
+    settings = ", ".join(f"{name} {value}" for name, value in views.settings.items())
+    return "the samples themselves" if views.count == 1 else f"{views.count}, seed {views.seed}: {settings}"
 
 
 def encoding_text(encoding: Encoding) -> str:

@@ -57,7 +57,8 @@ def to_parquet(units: Sequence[IndexedUnit]) -> bytes:
 def from_parquet(data: bytes, where: str) -> list[IndexedUnit]:
     """The units of an index file. Raises StoreError naming `where` if it is no such file."""
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        # In this thread: a pool that starts as the process ends makes Arrow abort it.
+        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
         if not table.schema.equals(SCHEMA):
             raise StoreError(f"{where} is no index of a label set: its columns are {table.schema.names}")
         return [_unit(row, where) for row in table.to_pylist()]

@@ -9,7 +9,6 @@ disk is fetched object by object into a temporary folder of the process.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import weakref
@@ -32,6 +31,7 @@ from stages.labels.index import from_parquet
 from stages.labels.layout import Layout, Offsets
 from stages.labels.statistics import merge
 from stages.labels.store import IndexedUnit, Store, root_digest
+from stages.labels.tags import is_fingerprint, read_tag
 from stages.labels.unit import (
     CONTENT_ID,
     FIDELITY_ITEM,
@@ -48,7 +48,6 @@ from stages.places import Place, checksum, checksum_file
 UNITS_MAPPED = 256
 """Units that are mapped at once; each holds one file descriptor per array."""
 MEND = "label again with --force labels"
-_NAME = re.compile(r"[0-9a-f]{8,32}")
 
 
 class LabelSet:
@@ -73,11 +72,13 @@ class LabelSet:
 
     @classmethod
     def open(cls, where: str | Place, name: str | None = None, *, storage: Storage | None = None) -> LabelSet:
-        """The set of a store with this fingerprint, or a prefix of 8 or more digits that only one set has.
+        """The set of a store that a name means: a tag (`NAME`, `NAME@v3`), a fingerprint, or 8 or more digits of one.
 
-        `name` may be left out where the store holds one set. Raises StoreError naming the sets that there
-        are.
+        The name may also follow the store's address: `s3://bucket/store#NAME@v3`. It may be left out where the
+        store holds one set. Raises StoreError naming what there is.
         """
+        if isinstance(where, str) and "#" in where and name is None:
+            where, _, name = where.rpartition("#")
         place = where if isinstance(where, Place) else Place(where, storage or Storage())
         store = Store.open(place)
         fingerprint = _find_set(place, name)
@@ -301,11 +302,11 @@ def _data_files(name: str) -> tuple[str, ...]:
 
 
 def _find_set(place: Place, name: str | None) -> str:
-    """Fingerprint of the set that `name` means."""
-    if name is not None and len(name) == 32 and _NAME.fullmatch(name):
+    """Fingerprint of the set that `name` means: a tag, a fingerprint, or the beginning of one."""
+    if name is not None and not is_fingerprint(name):
+        return read_tag(place, name)[1].fingerprint
+    if name is not None and len(name) == 32:
         return name
-    if name is not None and not _NAME.fullmatch(name):
-        raise StoreError(f"'{name}' names no label set: give 8 to 32 digits (0-9, a-f) of its fingerprint")
     known = place.names("sets")
     found = [fingerprint for fingerprint in known if fingerprint.startswith(name or "")]
     if len(found) == 1:

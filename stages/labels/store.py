@@ -202,6 +202,10 @@ class Store:
                 f"{self.place.uri}/{name} is the manifest of another set, {manifest.fingerprint}: remove it, "
                 "or make it again with --force labels"
             )
+        if manifest is not None and manifest.seal != manifest.unsealed():
+            raise StoreError(
+                f"{self.place.uri}/{name} was edited: its seal is another. Make it again with --force labels"
+            )
         return manifest
 
     def commit_set(self, plan: SetPlan, receipts: Mapping[str, Receipt], teacher: str, samples: str) -> SetManifest:
@@ -217,7 +221,7 @@ class Store:
         index = ObjectInfo(name=f"index-{checksum(data)}.parquet", size=len(data), checksum=checksum(data))
         folder = self.set_folder(plan.fingerprint)
         self.place.put_new(f"{folder}/{index.name}", data)
-        manifest = SetManifest(
+        manifest = SetManifest.sealed(
             fingerprint=plan.fingerprint,
             digest=root_digest(plan.label_schema, units),
             rows=sum(unit.receipt.rows for unit in units if unit.view == 0),

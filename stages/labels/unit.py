@@ -71,7 +71,7 @@ def write_unit(
         group = zarr.create_group(store=path, zarr_format=3, attributes=attributes)
         for name, data in arrays.items():
             _write_array(group, name, data)
-        return tuple(_settled(path))
+        return tuple(settled(path))
 
 
 def _write_array(group: zarr.Group, name: str, data: np.ndarray) -> None:
@@ -94,8 +94,8 @@ def _write_array(group: zarr.Group, name: str, data: np.ndarray) -> None:
         array[...] = data
 
 
-def _settled(path: Path) -> list[ObjectInfo]:
-    """Every file below a folder, flushed to disk with the folders that name it."""
+def settled(path: Path) -> list[ObjectInfo]:
+    """Every file below a folder with its size and checksum, flushed to disk with the folders that name it."""
     found = []
     for entry in sorted([path, *path.rglob("*")]):
         handle = os.open(entry, os.O_RDONLY)

@@ -198,7 +198,7 @@ def sign(path: Path, manifest: SetManifest, units: list[Any]) -> None:
             "statistics": merge(unit.receipt.statistics for unit in units),
         }
     )
-    path.write_bytes(signed.to_json())
+    path.write_bytes(signed.model_copy(update={"seal": signed.unsealed()}).to_json())
 
 
 def restore(folder: Path, before: dict[Path, bytes]) -> None:

@@ -14,6 +14,8 @@ from stages.labels.decoded import SparseLabels, log_sum_exp
 from stages.labels.encodings.base import Arrays, Codec, narrowest
 
 CLASS, CONFIDENCE = "class", "confidence"
+_MOST = 1.0 - 2.0**-13
+"""What a confidence that float16 rounds to 1 is taken for: no class is impossible."""
 
 
 class HardCodec(Codec):
@@ -45,7 +47,8 @@ class HardCodec(Codec):
         return {CLASS: top.astype(self._id_type), CONFIDENCE: np.exp(log_confidence).astype("<f2")}
 
     def decode(self, arrays: Arrays) -> SparseLabels:
-        confidence = np.clip(arrays[CONFIDENCE].astype(np.float64), 1.0 / self.classes, 1.0)
+        most = 1.0 if self.classes == 1 else _MOST
+        confidence = np.clip(arrays[CONFIDENCE].astype(np.float64), 1.0 / self.classes, most)
         with np.errstate(divide="ignore"):
             kept, tail = np.log(confidence), np.log1p(-confidence)
         return SparseLabels(
