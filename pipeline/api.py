@@ -38,15 +38,20 @@ def run(
     selection: Selection | None = None,
     listener: Listener | None = None,
     command: str = "crossdistill.run",
+    update_lock: bool = False,
 ) -> RunResult:
     """Do what a spec asks and does not exist yet; go on where a killed run was.
+
+    Label sets of other stores are locked beside the spec on first use; `update_lock` takes what their names mean now.
 
     Raises like `plan`, and Busy if another run works in the workspace. What failed inside is in the result.
     Ray is started if it is not up, and left running: call `ray.shutdown()` when you are done with it.
     """
     loaded = _loaded(spec, overrides)
     context = _context(loaded, workspace, listener)
-    made = make_plan(loaded, context)
+    made = make_plan(loaded, context, update_lock=update_lock)
+    if made.locked is not None:
+        made.locked.write()
     return execute(made, context, selection or Selection(), listener or _nobody, command)
 
 

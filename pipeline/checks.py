@@ -135,7 +135,8 @@ def _label_faults(spec: Spec) -> Iterator[str]:
     from stages.students.methods import METHODS, get_method
 
     for name, student in spec.students.items():
-        if student.labels in spec.labels and student.method.name in METHODS.names():
+        asked = student.labels in spec.labels and spec.labels[str(student.labels)].teacher is not None
+        if asked and student.labels is not None and student.method.name in METHODS.names():
             try:
                 check_temperatures(spec.labels[student.labels].encoding, get_method(student.method).temperatures)
             except UserError as error:

@@ -88,6 +88,9 @@ def run(
         list[str] | None, typer.Option(metavar="STAGE", help="Do this stage or step though it exists.")
     ] = None,
     overrides: Overrides = None,
+    update_lock: Annotated[
+        bool, typer.Option("--update-lock", help="Take what the names of others' label sets mean now.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do what a spec asks and does not exist yet; go on where a killed run was."""
@@ -105,6 +108,7 @@ def run(
             selection=selection,
             listener=view,
             command=" ".join(["crossdistill", *sys.argv[1:]]),
+            update_lock=update_lock,
         )
     if as_json:
         print(json.dumps(result_json(result), indent=2))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pipeline.checks import check_places, check_spec, read_givens
 from pipeline.graph import Graph, Step, build_graph
+from pipeline.lock import Locked, resolve
 from pipeline.probing import try_models
 from pipeline.specs import LoadedSpec
 from pipeline.workspace import last_record
@@ -48,6 +49,16 @@ class Plan:
     graph: Graph
     workspace: str
     steps: dict[str, PlannedStep]
+    locked: Locked | None = None
+    """Label sets of other stores; a run writes the lock."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What people must know about how the spec was understood."""
+        if self.locked is None or not self.locked.changed:
+            return self.graph.notes
+        names = ", ".join(f"{item.name} -> {item.fingerprint[:12]}" for item in self.locked.lock.labels.values())
+        return [*self.graph.notes, f"a run locks {names} in {self.locked.path.name}"]
 
     def command(self, verb: str = "run", *more: str) -> str:
         """The command line that does `verb` with this spec, workspace and overrides, to be shown to people."""
@@ -72,7 +83,7 @@ class Plan:
         return {name: planned.outputs for name, planned in self.steps.items() if planned.state == "present"}
 
 
-def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False) -> Plan:
+def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False, update_lock: bool = False) -> Plan:
     """Check everything that can be checked, then look at what exists; `look_only` writes nothing at all.
 
     Raises SpecError with every fault found, PlaceError for an unsafe place.
@@ -80,8 +91,9 @@ def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False) -> 
     check_spec(loaded, context.workspace)
     if not look_only:
         check_places(loaded, context.workspace)
-    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace))
-    plan = Plan(loaded, graph, context.workspace.uri, {})
+    locked = resolve(loaded, update_lock)
+    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace), locked.refs)
+    plan = Plan(loaded, graph, context.workspace.uri, {}, locked)
     problems: list[str] = []
     for step in graph.steps.values():
         try:

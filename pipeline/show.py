@@ -13,18 +13,23 @@ from schemas.evaluation import Report, ReportOutputs
 from schemas.spec import Storage
 from stages.places import Place
 
+WIDE = 500
+"""Columns where the output is no terminal."""
+
 
 def _console() -> Any:
+    """A console; tables in a file or a pipe are as wide as they need to be, since nobody greps half a fingerprint."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """A plan as JSON: steps in order, with state, fingerprints, why, and the inputs that `crossdistill stage` takes."""
     return {
         "spec": plan.loaded.spec.name,
-        "notes": plan.graph.notes,
+        "notes": plan.notes,
         "steps": [
             {
                 "step": name,
@@ -53,7 +58,7 @@ def print_plan(plan: Plan) -> None:
         table.add_row(name, f"[{styles[planned.state]}]{planned.state}[/]", shown, _safe(planned.why))
     console = _console()
     console.print(table)
-    for note in plan.graph.notes:
+    for note in plan.notes:
         console.print(f"Note: {_safe(note)}", soft_wrap=True)
     todo = plan.to_do
     console.print(

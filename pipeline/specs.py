@@ -165,4 +165,6 @@ def _absolute(value: dict[str, Any], folder: Path) -> None:
                 place(source, kind)
     for part in (*each("teachers"), *each("students")):
         place(part, "weights")
+    for part in each("labels"):
+        place(part, "from")
     place(value, "store")

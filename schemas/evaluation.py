@@ -236,8 +236,8 @@ class Section(Contract):
 
     name: Name
     """Name in the spec."""
-    teacher: Name
-    """Who said it."""
+    teacher: Name | None
+    """Who said it; None: the set was made elsewhere."""
     domain: Name
     """About what."""
     rows: NonNegativeInt

@@ -77,14 +77,16 @@ class Extra(Contract):
 
 
 class LabelsInputs(Document):
-    """What is asked of `labels`: all that one teacher says about a domain."""
+    """What is asked of `labels`: all that one teacher says about a domain, or a set that somebody else made of it."""
 
     circumstance: ClassVar[frozenset[str]] = frozenset({"store", "require"})
 
     task: Part
     """Task with its settings."""
-    teacher: ModelRef
-    """Who says it."""
+    teacher: ModelRef | None = None
+    """Who says it, where it is asked."""
+    given: LabelSetRef | None = None
+    """The set, where somebody else made it; it stays where it is."""
     samples: SamplesRef
     """About what."""
     encoding: Encoding = Dense()
@@ -102,6 +104,12 @@ class LabelsInputs(Document):
     store: str | None = None
     """Place of the store; left out: inside the workspace."""
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.teacher is None) == (self.given is None):
+            raise ValueError("labels come from a `teacher`, or are `given`")
+        return self
+
 
 class LabelsOutputs(Document):
     """What `labels` gives."""
@@ -112,6 +120,8 @@ class LabelsOutputs(Document):
     """Labels in it."""
     units: NonNegativeInt
     """Units that it lists."""
+    classes: tuple[str, ...]
+    """Class names in the order of the logits."""
 
 
 class FieldSchema(Contract):

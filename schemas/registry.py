@@ -15,6 +15,7 @@ MODULES = (
     "encodings",
     "evaluation",
     "labels",
+    "lock",
     "models",
     "runs",
     "spec",

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from schemas.base import Classes, Contract, Document, Fraction, Name, Part
+from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
-from schemas.labels import Requirements, Views
+from schemas.labels import Requirements
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -226,24 +226,43 @@ class Teacher(Contract):
 
 
 class Labels(Contract):
-    """What one teacher says about one domain."""
+    """What one teacher says about one domain: asked here, or taken from somebody's store."""
 
-    teacher: Name
-    """The teacher that labels."""
+    teacher: Name | None = None
+    """The teacher that labels, where it is asked here."""
     domain: Name
     """The domain that is labelled, all of its rows."""
+    from_: str | None = Field(default=None, alias="from")
+    """Store that holds the labels already; with `tag` or `fingerprint`, and without a teacher."""
+    tag: str | None = None
+    """Name of the set in that store (`NAME`, or `NAME@v3` for an entry of its history)."""
+    fingerprint: Digest | None = None
+    """Fingerprint of the set in that store, in full."""
     encoding: Encoding = Dense()
     """How a label is kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision that the teacher computes in, on every device."""
     batch_size: PositiveInt = 256
     """Rows per forward pass; batches never span shards."""
-    views: Views = Views()
-    """The readings of each sample that are labelled; left out: the sample itself."""
     difficulty: tuple[Literal["entropy", "margin"], ...] = ()
     """How hard each label is by the teacher's own word, stored beside it."""
     require: Requirements = Requirements()
     """How exact the set must be; it is in no fingerprint."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.from_ is None:
+            if self.teacher is None:
+                raise ValueError("labels have a `teacher` to ask, or come `from` a store")
+            if self.tag is not None or self.fingerprint is not None:
+                raise ValueError("`tag` and `fingerprint` go with `from`, the store that holds the set")
+            return self
+        if (self.tag is None) == (self.fingerprint is None):
+            raise ValueError("labels `from` a store are named by `tag` or by `fingerprint`, one of them")
+        extra = sorted(self.model_fields_set - {"from_", "tag", "fingerprint", "domain", "require"})
+        if extra:
+            raise ValueError(f"labels `from` a store are made already: leave out {', '.join(extra)}")
+        return self
 
 
 def _seeds(value: Any) -> Any:

@@ -15,19 +15,25 @@ from pipeline.graph.steps import Graph, Outputs, Step
 from pipeline.graph.students import add_student
 from pipeline.graph.teachers import add_labels, add_teacher
 from pipeline.parts import normal_parts
-from schemas.artifacts import WeightsRef
+from schemas.artifacts import LabelSetRef, WeightsRef
 from schemas.spec import Spec
 
 __all__ = ["Graph", "Outputs", "Step", "build_graph"]
 
 
-def build_graph(spec: Spec, source_digests: Mapping[str, str], weights: Mapping[str, WeightsRef]) -> Graph:
+def build_graph(
+    spec: Spec,
+    source_digests: Mapping[str, str],
+    weights: Mapping[str, WeightsRef],
+    given: Mapping[str, LabelSetRef] | None = None,
+) -> Graph:
     """The graph of a checked spec (`pipeline.checks`), in which every name refers to something.
 
-    `source_digests` by domain and `weights` by place come from `pipeline.checks.read_givens`. All data is made
+    `source_digests` by domain and `weights` by place come from `pipeline.checks.read_givens`, `given` label sets by
+    name from `pipeline.lock`. All data is made
     before anything is trained: its faults are found before the expensive work.
     """
-    project = Project(spec, normal_parts(spec), source_digests, weights)
+    project = Project(spec, normal_parts(spec), source_digests, weights, given or {})
     graph = Graph()
     for name in spec.domains:
         add_domain(graph, project, name)
@@ -55,7 +61,11 @@ def _notes(project: Project) -> list[str]:
         wanted = [arm for arm in project.spec.evaluation.baselines if arm.startswith("source")]
         if student.labels is None or not wanted:
             continue
-        root = project.root(project.spec.labels[student.labels].teacher)
+        teacher = project.spec.labels[student.labels].teacher
+        if teacher is None:
+            notes.append(f"{name}: its labels come from a store, so {' and '.join(wanted)} are left out")
+            continue
+        root = project.root(teacher)
         domains = project.spec.teachers[root].domains
         if not domains:
             notes.append(

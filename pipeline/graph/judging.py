@@ -103,7 +103,8 @@ def add_costs(graph: Graph, project: Project) -> None:
         return
     samples = f"domains.{project.target(next(iter(spec.students.values())))}"
     said = dict.fromkeys(student.labels for student in spec.students.values() if student.labels)
-    teachers = list(dict.fromkeys(spec.labels[name].teacher for name in said))
+    asked = [spec.labels[name].teacher for name in said]
+    teachers = [name for name in dict.fromkeys(asked) if name is not None]
     needs = [samples, *(f"teachers.{name}" for name in teachers), *(f"students.{name}" for name in spec.students)]
 
     def inputs(done: Outputs) -> CostInputs:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.parts import NormalParts
-from schemas.artifacts import WeightsRef
+from schemas.artifacts import LabelSetRef, WeightsRef
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.spec import Spec, Student
@@ -24,6 +24,8 @@ class Project:
     """Digest of each domain's source."""
     weights: Mapping[str, WeightsRef]
     """Given weights by their place."""
+    given: Mapping[str, LabelSetRef] = field(default_factory=dict)
+    """Label sets of other stores, by their name in the spec."""
 
     @property
     def task(self) -> Part:
@@ -76,7 +78,8 @@ class Project:
     def targets_of(self, teacher: str) -> list[str]:
         """Domains that a teacher, or one made from it, labels."""
         labels = self.spec.labels.values()
-        return list(dict.fromkeys(item.domain for item in labels if self.root(item.teacher) == self.root(teacher)))
+        asked = (item for item in labels if item.teacher is not None and self.root(item.teacher) == self.root(teacher))
+        return list(dict.fromkeys(item.domain for item in asked))
 
     # --- students --------------------------------------------------------------------------------------------
 
@@ -86,9 +89,10 @@ class Project:
 
     def source(self, student: Student) -> str | None:
         """The domain that the student's teacher was trained on (the first of several); None if it is not known."""
-        if student.labels is None:
+        teacher = None if student.labels is None else self.spec.labels[student.labels].teacher
+        if teacher is None:
             return None
-        domains = self.spec.teachers[self.root(self.spec.labels[student.labels].teacher)].domains
+        domains = self.spec.teachers[self.root(teacher)].domains
         return domains[0] if domains and domains[0] != self.target(student) else None
 
     def arms(self, name: str) -> list[Arm]:

@@ -93,8 +93,10 @@ def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
     student = project.spec.students[name]
     classes: tuple[str, ...] | None = done[f"domains.{project.target(student)}"].classes
     if classes is None and student.labels is not None:
-        root = project.spec.teachers[project.root(project.spec.labels[student.labels].teacher)]
-        source = project.source(student)
+        teacher, source = project.spec.labels[student.labels].teacher, project.source(student)
+        if teacher is None:
+            return tuple(done[f"labels.{student.labels}"].classes)
+        root = project.spec.teachers[project.root(teacher)]
         classes = root.classes or (done[f"domains.{source}"].classes if source else None)
     if classes is None:
         raise SpecError(f"students.{name}: nothing says which classes there are: give `classes` to its domain")

@@ -64,7 +64,17 @@ def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: 
 def add_labels(graph: Graph, project: Project, name: str) -> None:
     """`labels.NAME`."""
     labels = project.spec.labels[name]
-    teacher, samples = f"teachers.{labels.teacher}", f"domains.{labels.domain}"
+    samples = f"domains.{labels.domain}"
+    if labels.teacher is None:
+        graph.add(
+            f"labels.{name}",
+            (samples,),
+            lambda done: LabelsInputs(
+                task=project.task, given=project.given[name], samples=done[samples].samples, require=labels.require
+            ),
+        )
+        return
+    teacher = f"teachers.{labels.teacher}"
     graph.add(
         f"labels.{name}",
         (teacher, samples),
@@ -75,7 +85,6 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             encoding=labels.encoding,
             precision=labels.precision,
             batch_size=labels.batch_size,
-            views=labels.views,
             difficulty=labels.difficulty,
             require=labels.require,
             store=project.spec.store,

@@ -44,9 +44,13 @@ def blocks(report: Report, brief: bool = False) -> list[Block]:
     if teachers:
         found.append(_teacher_block(teachers, () if students else legend, brief))
     if report.costs is not None:
-        found.append(_cost_block(report.costs, {section.teacher for section in report.labels}, brief))
+        found.append(
+            _cost_block(report.costs, {section.teacher for section in report.labels if section.teacher}, brief)
+        )
     if report.labels:
-        rows = tuple((s.name, s.teacher, s.domain, f"{s.rows:,}", s.fingerprint[:8]) for s in report.labels)
+        rows = tuple(
+            (s.name, s.teacher or "made elsewhere", s.domain, f"{s.rows:,}", s.fingerprint[:8]) for s in report.labels
+        )
         found.append(Block("Label sets", ("label set", "teacher", "domain", "rows", "fingerprint"), rows))
     if report.notes:
         found.append(Block("Notes", foreign=tuple(printable(note) for note in report.notes)))

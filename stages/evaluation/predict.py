@@ -108,10 +108,10 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
     reference = None
     if inputs.reference is not None:
         labels = LabelSet.open_ref(context.place(inputs.reference), inputs.reference)
-        labels.align(Samples.open(context.place(inputs.samples), inputs.samples))
+        aligned = labels.align(Samples.open(context.place(inputs.samples), inputs.samples))
         classes = classes or labels.classes
         order = class_order(labels.classes, classes, "the reference labels")
-        reference = labels.logits(test)[:, order].argmax(axis=1)
+        reference = aligned.logits(test)[:, order].argmax(axis=1)
     if classes is None:
         models = [candidate.model for candidate in inputs.candidates if candidate.model is not None]
         classes = read_card(context.place(models[0]), models[0]).classes if models else ()
@@ -211,8 +211,7 @@ def _speaker(job: Job, samples: Samples) -> tuple[Sequence[str], Callable[[Posit
     candidate = job.candidate
     if candidate.labels is not None:
         labels = LabelSet.open_ref(Place(candidate.labels.uri, job.storage), candidate.labels)
-        labels.align(samples)
-        return labels.classes, labels.logits
+        return labels.classes, labels.align(samples).logits
     from stages.training.models import load_model
 
     assert candidate.model is not None, "a candidate without model and labels was answered before"

@@ -1,16 +1,18 @@
-"""Whether labels and samples speak of the same rows in the same order.
- By shard digests: one comparison per shard, no bytes of either are read. Only where they differ are ids
-compared, to say what is missing.
+"""Labels in the order of samples.
+
+By shard digests: one comparison a shard, no bytes of either are read. Only where they differ is every sample looked for
+by its id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from schemas.errors import LabelsMissing, StoreError
+from stages.labels.decoded import Decoded
 
 if TYPE_CHECKING:
     from stages.labels.reader import LabelSet
@@ -28,52 +30,70 @@ class Samples(Protocol):
     def content_ids(self, shard: int) -> np.ndarray: ...
 
 
-def check_aligned(labels: LabelSet, samples: Samples) -> None:
-    """Raise unless the units are those of the samples' shards, in order.
+class AlignedLabels:
+    """A label set in the order of some samples that are packed another way than it is."""
 
-    LabelsMissing counts samples without a label; StoreError counts those whose content is another, or says
-    that the same samples are packed another way.
+    def __init__(self, labels: LabelSet, rows: np.ndarray) -> None:
+        """`rows`: position in the set of each sample, int64."""
+        self._labels, self._rows = labels, rows
+        self.classes = labels.classes
+        self.schema = labels.schema
+
+    def gather(self, positions: np.ndarray, view: int = 0) -> dict[str, np.ndarray]:
+        """As `LabelSet.gather`, by positions of the samples."""
+        return self._labels.gather(self._rows[positions], view)
+
+    def decode(self, stored: Mapping[str, np.ndarray]) -> Decoded:
+        """As `LabelSet.decode`."""
+        return self._labels.decode(stored)
+
+    def logits(self, positions: np.ndarray, view: int = 0) -> np.ndarray:
+        """As `LabelSet.logits`, by positions of the samples."""
+        return self.decode(self.gather(positions, view)).dense()
+
+
+def align(labels: LabelSet, samples: Samples) -> LabelSet | AlignedLabels:
+    """The labels in the order of the samples: the set itself where its units are the samples' shards.
+
+    Else each sample is looked for by its id, and its content compared (one pass over both sides' ids; about 50 bytes
+    a row of memory). Raises LabelsMissing counting samples without a label, StoreError counting those whose content
+    is another. Labels of other samples are passed over.
     """
     wanted = [shard.digest for shard in samples.shards]
-    held = [unit.shard_digest for unit in labels.units]
-    if wanted == held:
-        return
-    name, label = labels.fingerprint[:12], "Label them: `crossdistill run SPEC --only labels`"
-    known = {sample_id: content for number in _others(held, wanted) for sample_id, content in _held_ids(labels, number)}
-    missing: list[str] = []
-    differing: list[str] = []
-    for number in _others(wanted, held):
-        contents = samples.content_ids(number)
-        for row, sample_id in enumerate(samples.sample_ids(number)):
-            content = known.get(str(sample_id))
-            if content is None:
-                missing.append(str(sample_id))
-            elif content != contents[row].tobytes():
-                differing.append(str(sample_id))
+    if wanted == [unit.shard_digest for unit in labels.units if unit.view == 0]:
+        return labels
     total = sum(shard.rows for shard in samples.shards)
-    if missing:
+    if total == 0:
+        return AlignedLabels(labels, np.zeros(0, np.int64))
+    shards = range(len(wanted))
+    ids = _ids([list(map(str, samples.sample_ids(shard))) for shard in shards])
+    held = _ids([labels.sample_ids(unit) for unit in range(len(labels.offsets) - 1)])
+    width = max(ids.dtype.itemsize, held.dtype.itemsize, 1)
+    ids, held = ids.astype(f"S{width}"), held.astype(f"S{width}")
+    order = np.argsort(held, kind="stable")
+    places = np.minimum(np.searchsorted(held, ids, sorter=order), max(len(held) - 1, 0))
+    rows = order[places] if len(held) else places
+    missing = held[rows] != ids if len(held) else np.ones(total, bool)
+    name, label = labels.fingerprint[:12], "Label them: `crossdistill run SPEC --only labels`"
+    if missing.any():
         raise LabelsMissing(
-            f"{len(missing):,} of {total:,} samples have no label in set {name} ({_first(missing)}). {label}"
+            f"{missing.sum():,} of {total:,} samples have no label in set {name} ({_first(ids[missing])}). {label}"
         )
-    if differing:
+    theirs = np.concatenate([labels.content_ids(unit) for unit in range(len(labels.offsets) - 1)])[rows]
+    ours = np.concatenate([samples.content_ids(shard) for shard in shards])
+    differing = (theirs != ours).any(axis=1) & theirs.any(axis=1)  # zeros: whoever imported them did not know
+    if differing.any():
         raise StoreError(
-            f"{len(differing):,} of {total:,} samples have other content than set {name} speaks of "
-            f"({_first(differing)}). {label}"
+            f"{differing.sum():,} of {total:,} samples have other content than set {name} speaks of "
+            f"({_first(ids[differing])}). {label}"
         )
-    raise StoreError(f"set {name} holds {labels.rows:,} labels in another order than these {total:,} samples. {label}")
+    return AlignedLabels(labels, rows.astype(np.int64))
 
 
-def _others(items: Sequence[str], others: Sequence[str]) -> list[int]:
-    """Numbers of the items that are not among the others."""
-    known = set(others)
-    return [number for number, item in enumerate(items) if item not in known]
+def _ids(parts: list[list[str]]) -> np.ndarray:
+    """Ids (N,) as bytes."""
+    return np.array([item.encode() for part in parts for item in part], dtype=np.bytes_)
 
 
-def _held_ids(labels: LabelSet, unit: int) -> Iterator[tuple[str, bytes]]:
-    contents = labels.content_ids(unit)
-    for row, sample_id in enumerate(labels.sample_ids(unit)):
-        yield sample_id, contents[row].tobytes()
-
-
-def _first(ids: list[str]) -> str:
-    return "first: " + ", ".join(ascii(item)[1:-1] for item in ids[:SHOWN])
+def _first(ids: np.ndarray) -> str:
+    return "first: " + ", ".join(ascii(item.decode())[1:-1] for item in ids[:SHOWN].tolist())

@@ -23,7 +23,7 @@ from schemas.artifacts import LabelSetRef, ObjectInfo
 from schemas.errors import StoreError
 from schemas.labels import LabelSchema, SetManifest
 from schemas.spec import Storage
-from stages.labels.alignment import Samples, check_aligned
+from stages.labels.alignment import AlignedLabels, Samples, align
 from stages.labels.bases import read_basis
 from stages.labels.decoded import Decoded
 from stages.labels.encodings import check_schema, codec_of
@@ -201,13 +201,12 @@ class LabelSet:
         first = samples.astype(np.int64) * self.layout.cells if offsets is None else offsets[samples]
         return first + self._array(unit, FIDELITY_ITEM), logits_MC
 
-    def align(self, samples: Samples) -> None:
-        """Check that position i of the set speaks of row i of the samples; one comparison per shard.
+    def align(self, samples: Samples) -> LabelSet | AlignedLabels:
+        """These labels by the positions of some samples; the set itself where it is packed as they are.
 
-        Raises LabelsMissing or StoreError with counts and the first ids that have no label or another
-        content.
+        Raises LabelsMissing or StoreError with counts and the first ids that have no label or another content.
         """
-        check_aligned(self, samples)
+        return align(self, samples)
 
     def check_ids(self, unit: int) -> None:
         """Check the ids of one unit against its receipt. Raises StoreError naming it."""

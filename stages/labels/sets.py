@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from schemas.artifacts import Provenance
+from schemas.artifacts import ModelRef, Provenance
 from schemas.canonical import digest
 from schemas.encodings import Dense, LowRank
 from schemas.errors import InternalError, StoreError
@@ -40,10 +40,11 @@ def plan_set(
     provenance: Provenance,
 ) -> SetPlan:
     """The units that a set needs, one per view and packed shard. Pure: equal inputs give an equal plan."""
+    teacher = asked_teacher(inputs)
     how = how_asked(inputs, stage_version, provenance)
     units = tuple(
         UnitPlan(
-            key=unit_key(inputs.teacher.digest, how, schema, inputs.views, view, shard.digest),
+            key=unit_key(teacher.digest, how, schema, inputs.views, view, shard.digest),
             shard=shard.name,
             shard_digest=shard.digest,
             view=view,
@@ -62,6 +63,13 @@ def plan_set(
         fidelity_labels=fidelity_labels(schema, rows),
         provenance=provenance,
     )
+
+
+def asked_teacher(inputs: LabelsInputs) -> ModelRef:
+    """Who is asked. A given set asks nobody."""
+    if inputs.teacher is None:
+        raise InternalError("a given label set was to be made")
+    return inputs.teacher
 
 
 def how_asked(inputs: LabelsInputs, stage_version: int, provenance: Provenance) -> dict[str, Any]:
@@ -146,21 +154,20 @@ def make_set(
     from stages.labels.actor import LabelJob, basis_here, basis_on_ray, label_units_here, label_units_on_ray
     from stages.training.models import read_card
 
-    teacher_place, samples_place = context.place(inputs.teacher), context.place(inputs.samples)
-    classes = read_card(teacher_place, inputs.teacher).classes
+    teacher = asked_teacher(inputs)
+    teacher_place, samples_place = context.place(teacher), context.place(inputs.samples)
+    classes = read_card(teacher_place, teacher).classes
     samples = Samples.open(samples_place, inputs.samples)
     total = samples.rows * inputs.views.count
 
     def job(how: How, reporter: Reporter | None = None, done: int = 0) -> LabelJob:
-        return LabelJob(
-            store.place, teacher_place, inputs.teacher, samples_place, inputs.samples, how, reporter, done, total
-        )
+        return LabelJob(store.place, teacher_place, teacher, samples_place, inputs.samples, how, reporter, done, total)
 
     basis = None
     if isinstance(inputs.encoding, LowRank) and samples.shards:
         check_rank(inputs.encoding, len(classes))
         asked = how_asked(inputs, stage_version, provenance)
-        key = basis_key(inputs.teacher.digest, asked, classes, inputs.encoding, samples.shards[0].digest)
+        key = basis_key(teacher.digest, asked, classes, inputs.encoding, samples.shards[0].digest)
         first = job(How(label_schema(classes, Dense()), inputs.precision, inputs.batch_size))
         rank = inputs.encoding.rank
         made = basis_here(first, key, rank) if context.local else basis_on_ray(first, key, rank, context.resources)
@@ -181,4 +188,4 @@ def make_set(
                 context.progress(done, total, "rows")
             yield result
 
-    return complete_set(store, plan, label, inputs.teacher.digest, inputs.samples.digest, inputs.require)
+    return complete_set(store, plan, label, teacher.digest, inputs.samples.digest, inputs.require)

@@ -33,7 +33,7 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
         knew.
         """
         known = super().find(context, inputs)
-        place = context.store_place(inputs.store)
+        place = _place(context, inputs)
         store = None if known is None else Store.find(place)
         manifest = None if known is None or store is None else store.manifest(known.labels.fingerprint)
         if known is None or manifest is None:
@@ -53,17 +53,24 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
                 "them. Leave out `store` to label inside the workspace, or name another store"
             )
         super().discard(context, inputs)
+        if inputs.given is not None:
+            return
         Store(context.store_place(inputs.store)).forget_set(self.fingerprint(inputs))
 
     def run(self, context: Context, inputs: LabelsInputs) -> LabelsOutputs:
         """Adopt the set if the store holds it (no teacher is loaded), else label the units that are missing.
 
+        A given set is checked against the samples and pointed to.
         Any number of runs may work on one set at once. Raises ModelError for outputs that are not finite.
         """
-        place = context.store_place(inputs.store)
-        fingerprint = self.fingerprint(inputs)
-        store = Store.find(place) or Store.create(place)
-        manifest = store.manifest(fingerprint)
+        place, fingerprint = _place(context, inputs), self.fingerprint(inputs)
+        if inputs.given is not None:
+            from stages.labels.given import check_given
+
+            manifest: SetManifest | None = check_given(context, inputs, inputs.given)
+        else:
+            store = Store.find(place) or Store.create(place)
+            manifest = store.manifest(fingerprint)
         if manifest is None:
             from stages.labels.sets import make_set
 
@@ -99,9 +106,14 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
             )
 
 
+def _place(context: Context, inputs: LabelsInputs) -> Place:
+    """The store that holds the set."""
+    return context.store_place(inputs.store) if inputs.given is None else context.place(inputs.given)
+
+
 def _outputs(manifest: SetManifest, place: Place) -> LabelsOutputs:
     ref = LabelSetRef(uri=place.uri, fingerprint=manifest.fingerprint, digest=manifest.digest)
-    return LabelsOutputs(labels=ref, rows=manifest.rows, units=manifest.units)
+    return LabelsOutputs(labels=ref, rows=manifest.rows, units=manifest.units, classes=manifest.label_schema.classes)
 
 
 LABELS = LabelsStage()

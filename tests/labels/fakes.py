@@ -176,7 +176,7 @@ def make_fake_set(
     def label(units: Sequence[UnitPlan]) -> Iterator[Any]:
         return label_units(Labeller(store, samples, teacher, how), units)
 
-    return complete_set(store, plan, label, inputs.teacher.digest, inputs.samples.digest)
+    return complete_set(store, plan, label, NOBODY, inputs.samples.digest)
 
 
 def labeller_for(store: Store, samples: FakeSamples, teacher: OracleTeacher, **more: Any) -> Labeller:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.artifacts import SamplesRef
+from schemas.artifacts import ModelRef, SamplesRef
 from schemas.domains import DomainInputs
 from schemas.encodings import Dense
 from schemas.errors import ModelError, StoreError
@@ -49,6 +49,11 @@ def asked(local_context: Context, tmp_path: Path) -> LabelsInputs:
     return LabelsInputs(task=TASK, teacher=teacher, samples=samples, batch_size=16, encoding=Dense(dtype="float32"))
 
 
+def teacher_of(asked: LabelsInputs) -> ModelRef:
+    assert asked.teacher is not None
+    return asked.teacher
+
+
 @pytest.fixture
 def teachers_loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every teacher that is loaded in this process."""
@@ -73,7 +78,7 @@ def test_labels_are_the_teachers_logits(local_context: Context, asked: LabelsInp
     samples = Samples.open(local_context.place(asked.samples), asked.samples)
     labels.align(samples)
     assert (outputs.rows, outputs.units) == (48, 3)
-    teacher = load_model(local_context.place(asked.teacher), asked.teacher)
+    teacher = load_model(local_context.place(teacher_of(asked)), teacher_of(asked))
     for shard in range(3):
         batch = teacher.task.batch(samples.read(shard), teacher.preprocessing)
         with torch.inference_mode():
@@ -168,12 +173,15 @@ def test_what_counts_and_what_does_not(asked: LabelsInputs) -> None:
         "encoding": Dense(dtype="bfloat16"),
         "precision": "bfloat16",
         "batch_size": 17,
-        "teacher": asked.teacher.model_copy(update={"digest": "1" * 32}),
+        "teacher": teacher_of(asked).model_copy(update={"digest": "1" * 32}),
         "samples": asked.samples.model_copy(update={"digest": "1" * 32}),
     }
     fingerprint = LABELS.fingerprint(asked)
     assert len({fingerprint, *(LABELS.fingerprint(asked.model_copy(update={k: v})) for k, v in other.items())}) == 6
-    moved = {"store": "elsewhere", "teacher": asked.teacher.model_copy(update={"uri": "x", "fingerprint": "2" * 32})}
+    moved = {
+        "store": "elsewhere",
+        "teacher": teacher_of(asked).model_copy(update={"uri": "x", "fingerprint": "2" * 32}),
+    }
     assert LABELS.fingerprint(asked.model_copy(update=moved)) == fingerprint
 
 
@@ -200,8 +208,8 @@ def test_an_actor_answers_what_went_wrong(local_context: Context, asked: LabelsI
     unit = UnitPlan(key="1" * 32, shard="gone", shard_digest="2" * 32, rows=1)
     job = LabelJob(
         store=Store.create(local_context.store_place(None)).place,
-        teacher_place=local_context.place(asked.teacher),
-        teacher=asked.teacher,
+        teacher_place=local_context.place(teacher_of(asked)),
+        teacher=teacher_of(asked),
         samples_place=local_context.place(asked.samples),
         samples=asked.samples,
         how=How(schema, "float32", 16, 0),

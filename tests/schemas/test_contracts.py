@@ -58,7 +58,15 @@ SPECIAL: dict[str, Any] = {
     "Source": lambda: {"example": "mnist-5k"},
     "Split": lambda: {"train": 0.75, "test": 0.25},
     "Teacher": lambda: {"model": "resnet-tiny", "domains": ["mnist"]},
+    "Labels": lambda: {"teacher": "big", "domain": "digits"},
+    "LabelsInputs": lambda: example_with("LabelsInputs", "teacher"),
 }
+
+
+def example_with(name: str, field: str) -> Any:
+    """An example with one field more than those that every value has."""
+    schema = contracts()[name].model_json_schema(by_alias=True)
+    return {**example(schema, schema), field: example(schema["properties"][field], schema)}
 
 
 def instance(name: str) -> Contract:
