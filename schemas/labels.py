@@ -289,6 +289,15 @@ class SetManifest(Document):
         return open_.model_copy(update={"seal": open_.unsealed()})
 
 
+class Signature(Contract):
+    """Who stands behind a tag's entry (Ed25519)."""
+
+    key: str = Field(pattern="^[0-9a-f]{64}$")
+    """The public key."""
+    value: str = Field(pattern="^[0-9a-f]{128}$")
+    """The signature of the tag's name and entry."""
+
+
 class Tag(Document):
     """`tags/NAME/000001.json`: which set a name means, and what its publisher says of it."""
 
@@ -304,6 +313,8 @@ class Tag(Document):
     """Anything else that users should know."""
     publisher: str = ""
     """Who says so."""
+    signature: Signature | None = None
+    """Who stands behind all of this."""
 
 
 class BasisChoice(Document):

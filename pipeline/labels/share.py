@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,10 @@ Publisher = Annotated[str, typer.Option(help="Who says so, shown on the label ca
 Quality = Annotated[
     list[str] | None, typer.Option(metavar="NAME=FIGURE", help="A figure of the teacher: 'accuracy on target=0.958'.")
 ]
+Sign = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY", help="Private Ed25519 key to sign the tag with."),
+]
 ToEndpoint = Annotated[
     str | None, typer.Option("--to-endpoint-url", metavar="URL", help="Server of the target, if it is another.")
 ]
@@ -39,6 +44,7 @@ def publish(
     notes: Notes = "",
     publisher: Publisher = "",
     quality: Quality = None,
+    sign: Sign = None,
     as_json: AsJson = False,
     endpoint_url: Endpoint = None,
     to_endpoint_url: ToEndpoint = None,
@@ -48,8 +54,10 @@ def publish(
 
     if tag is not None:
         check_name(tag)
+    elif sign is not None:
+        raise SpecError("--sign signs a tag: give its name with --tag")
     labels = open_set(store, name, endpoint_url)
-    entry = _entry(labels, licence, notes, publisher, quality)
+    entry = _entry(labels, tag, licence, notes, publisher, quality, sign)
     place = _target(to, to_endpoint_url or endpoint_url)
     said = _copied(labels, place)
     if tag is not None:
@@ -79,6 +87,7 @@ def tag(
     notes: Notes = "",
     publisher: Publisher = "",
     quality: Quality = None,
+    sign: Sign = None,
     as_json: AsJson = False,
     endpoint_url: Endpoint = None,
 ) -> None:
@@ -88,7 +97,7 @@ def tag(
 
     if tag is not None:
         labels = open_set(store, name, endpoint_url)
-        entry = _entry(labels, licence, notes, publisher, quality)
+        entry = _entry(labels, tag, licence, notes, publisher, quality, sign)
         number = put_tag(labels.store.place, tag, entry)
         said = {"store": labels.store.place.uri, "fingerprint": labels.fingerprint, "tag": f"{tag}@v{number}"}
         _tell(said, as_json)
@@ -105,7 +114,15 @@ def tag(
         print(f"{word}@v{number}  {entry.fingerprint}  {words}".rstrip())
 
 
-def _entry(labels: LabelSet, licence: str, notes: str, publisher: str, quality: list[str] | None) -> Tag:
+def _entry(
+    labels: LabelSet,
+    tag: str | None,
+    licence: str,
+    notes: str,
+    publisher: str,
+    quality: list[str] | None,
+    key: Path | None,
+) -> Tag:
     from schemas.labels import Tag
 
     figures = {}
@@ -117,7 +134,7 @@ def _entry(labels: LabelSet, licence: str, notes: str, publisher: str, quality: 
             name = ""
         if not name:
             raise SpecError(f"--quality {item}: give it as NAME=FIGURE, such as 'accuracy on target=0.958'")
-    return Tag(
+    entry = Tag(
         fingerprint=labels.fingerprint,
         digest=labels.digest,
         quality=figures,
@@ -125,6 +142,11 @@ def _entry(labels: LabelSet, licence: str, notes: str, publisher: str, quality: 
         notes=notes,
         publisher=publisher,
     )
+    if tag is None or key is None:
+        return entry
+    from stages.labels.signing import sign
+
+    return sign(tag, entry, key)
 
 
 def _target(to: str, endpoint_url: str | None) -> Place:

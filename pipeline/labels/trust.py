@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.labels.app import SetArgument, StoreArgument, find_store, labels_app, open_set
 from pipeline.labels.progress import progress
 from pipeline.options import AsJson, Endpoint
-from schemas.errors import StoreError
+from schemas.errors import SpecError, StoreError
+
+if TYPE_CHECKING:
+    from stages.labels.reader import LabelSet
 
 
 @labels_app.command()
@@ -19,6 +23,9 @@ def verify(
     name: SetArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and measure the fidelity again.")] = False,
     root: Annotated[str | None, typer.Option(metavar="DIGEST", help="Root digest that the set must have.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Public Ed25519 key that must have signed the tag SET.")
+    ] = None,
     as_json: AsJson = False,
     endpoint_url: Endpoint = None,
 ) -> None:
@@ -26,18 +33,30 @@ def verify(
     from stages.labels.verify import verify as check
 
     labels = open_set(store, name, endpoint_url)
+    if key is not None:
+        _check_signed(labels, name, key)
     if root is not None and root != labels.digest:
         raise StoreError(f"label set {labels.fingerprint} has root digest {labels.digest}, not {root}")
     with progress("units") as told:
         problems = check(labels, deep, told)
     if problems:
         raise StoreError(*problems)
+    signed = "; signed by that key" if key is not None else ""
     how = "every byte" if deep else "names and sizes; --deep reads every byte"
     if as_json:
         said = {"fingerprint": labels.fingerprint, "digest": labels.digest, "units": len(labels.units), "deep": deep}
         print(json.dumps(said, indent=2))
     else:
-        print(f"{labels.fingerprint} is whole ({how}); root digest {labels.digest}")
+        print(f"{labels.fingerprint} is whole ({how}); root digest {labels.digest}{signed}")
+
+
+def _check_signed(labels: LabelSet, name: str, key: Path) -> None:
+    from stages.labels.signing import check_signature
+    from stages.labels.tags import is_fingerprint, read_tag
+
+    if is_fingerprint(name):
+        raise SpecError(f"a tag is what is signed: give --key with a tag, not with '{name}'")
+    check_signature(name.partition("@")[0], read_tag(labels.store.place, name)[1], key)
 
 
 @labels_app.command()

@@ -67,6 +67,8 @@ def card(manifest: SetManifest, tags: Mapping[str, Tag] | None = None) -> dict[s
     for name, tag in (tags or {}).items():
         said = {"publisher": tag.publisher, "licence": tag.licence, "notes": tag.notes}
         figures = {figure: f"{value:.4g}" for figure, value in tag.quality.items()}
+        if tag.signature is not None:
+            figures["signed by"] = tag.signature.key
         lines[f"tag {name}"] = "; ".join(f"{what}: {text}" for what, text in (said | figures).items() if text) or "-"
     return {printable(heading): printable(line) for heading, line in lines.items()}
 
