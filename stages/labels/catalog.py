@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from schemas.encodings import Encoding
 from schemas.errors import ContractError, StoreError
 from schemas.labels import SetManifest, Tag
+from stages.labels.statistics import label_bytes
 from stages.labels.store import Store
 from stages.places import Place
 
@@ -35,10 +36,7 @@ def card(manifest: SetManifest, tags: Mapping[str, Tag] | None = None) -> dict[s
     """The label card: what stands in `set.json`, then what its tags say, by heading, each one printable line."""
     statistics, schema = manifest.statistics, manifest.label_schema
     labels, exact = max(statistics.labels, 1), max(statistics.fidelity_rows, 1)
-    counted = {"sample": manifest.rows * manifest.views.count, "label": statistics.labels, "entry": statistics.entries}
-    if schema.shape.kind == "pixel":
-        counted["label"] = counted["sample"]
-    size = sum(field.bytes_per_row * counted[field.per] for field in schema.fields)
+    size = label_bytes(manifest)
     lines = {
         "fingerprint": manifest.fingerprint,
         "root digest": manifest.digest,

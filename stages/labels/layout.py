@@ -81,6 +81,15 @@ class Layout:
         rows = {"sample": samples, "label": labels, "entry": entries}
         return {name: arrays[name].take(rows[field.per], axis=0) for name, field in self.fields.items()}
 
+    def cut(self, arrays: Arrays, offsets: Offsets, begin: int, end: int) -> dict[str, np.ndarray]:
+        """The arrays of the samples from `begin` to `end`, as they lie."""
+        labels = (begin, end) if offsets.labels is None else (int(offsets.labels[begin]), int(offsets.labels[end]))
+        entries = labels
+        if offsets.entries is not None:
+            entries = (int(offsets.entries[labels[0] * self.cells]), int(offsets.entries[labels[1] * self.cells]))
+        rows = {"sample": slice(begin, end), "label": slice(*labels), "entry": slice(*entries)}
+        return {name: arrays[name][rows[field.per]] for name, field in self.fields.items()}
+
     def flat(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The arrays with one row a label where they are of labels (a grid's cells one after another)."""
         if not self._grid:
@@ -91,10 +100,21 @@ class Layout:
             for name, values in arrays.items()
         }
 
-    def join(self, parts: Iterable[Arrays]) -> dict[str, np.ndarray]:
-        """The arrays of several lots of samples as one. At least one part."""
+    def join(self, parts: Iterable[Arrays], into: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """The arrays of several lots of samples as one. At least one part.
+
+        `into` keeps the memory of the answer for the next call: new memory costs more than what is copied into it.
+        """
         items = list(parts)
-        return {name: np.concatenate([part[name] for part in items]) for name in self.names}
+        if into is None:
+            return {name: np.concatenate([part[name] for part in items]) for name in self.names}
+        answer = {}
+        for name in self.names:
+            rows = sum(len(part[name]) for part in items)
+            if name not in into or len(into[name]) < rows:
+                into[name] = np.empty((rows, *items[0][name].shape[1:]), items[0][name].dtype)
+            answer[name] = np.concatenate([part[name] for part in items], out=into[name][:rows])
+        return answer
 
 
 def starts(counts: np.ndarray) -> Index:

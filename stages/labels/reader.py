@@ -13,9 +13,10 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,11 +26,12 @@ from schemas.labels import LabelSchema, SetManifest
 from schemas.spec import Storage
 from stages.labels.alignment import AlignedLabels, Samples, align
 from stages.labels.bases import read_basis
+from stages.labels.batches import WINDOW_BYTES, Epoch
 from stages.labels.decoded import Decoded
 from stages.labels.encodings import check_schema, codec_of
 from stages.labels.index import from_parquet
 from stages.labels.layout import Layout, Offsets
-from stages.labels.statistics import merge
+from stages.labels.statistics import label_bytes, merge
 from stages.labels.store import IndexedUnit, Store, root_digest
 from stages.labels.tags import is_fingerprint, read_tag
 from stages.labels.unit import (
@@ -44,6 +46,13 @@ from stages.labels.unit import (
     map_array,
 )
 from stages.places import Place, checksum, checksum_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    import ray.data
+
+    from stages.labels.datasets import LabelRows, LabelStream
 
 UNITS_MAPPED = 256
 """Units that are mapped at once; each holds one file descriptor per array."""
@@ -124,6 +133,13 @@ class LabelSet:
         return self.schema.classes
 
     @property
+    def card(self) -> dict[str, str]:
+        """The label card, by heading: who said it, about what, how exactly."""
+        from stages.labels.catalog import card
+
+        return card(self.manifest)
+
+    @property
     def rows(self) -> int:
         """Samples in the set."""
         return self.manifest.rows
@@ -136,11 +152,26 @@ class LabelSet:
         """The units with their receipts: view by view, each in the order of the domain's shards."""
         return self._units
 
+    @property
+    def bytes_per_row(self) -> float:
+        """Mean bytes of a sample's labels in one view."""
+        return label_bytes(self.manifest) / max(1, self.rows * self.manifest.views.count)
+
     # --- rows ------------------------------------------------------------------------------------------------
 
     def read(self, unit: int) -> dict[str, np.ndarray]:
         """The label arrays of one unit as stored, mapped read-only; its rows are those of the packed shard."""
         return self._unit(unit).arrays
+
+    def unit_at(self, position: int, view: int = 0) -> tuple[int, int]:
+        """(unit, position of its first sample) of the sample at a position."""
+        shard = int(np.searchsorted(self.offsets, position, side="right")) - 1
+        return shard + view * self._shards, int(self.offsets[shard])
+
+    def mapped(self, unit: int) -> tuple[dict[str, np.ndarray], Offsets]:
+        """As `read`, and where the labels of each of its samples begin."""
+        found = self._unit(unit)
+        return found.arrays, found.offsets
 
     def gather(self, positions: np.ndarray, view: int = 0) -> dict[str, np.ndarray]:
         """Labels of the samples at positions (B,) in any order, as stored, copied. Raises IndexError beyond the set.
@@ -172,6 +203,52 @@ class LabelSet:
             for name, values in self._unit(number).arrays.items():
                 values.take(rows, axis=0, out=by_unit[name][begin:end], mode="clip")
         return {name: values.take(back, axis=0) for name, values in by_unit.items()}
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        view: int = 0,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """A rank's batches of one shuffled epoch from step `start` on: labels as stored, and their `position`.
+
+        `batch_size` is that of all ranks together. See `stages.labels.batches.Epoch`, which also tells the number of
+        steps.
+        """
+        return Epoch(self, batch_size, seed, epoch, rank, world_size, view, window_bytes).steps(start)
+
+    def to_torch(self, batch_size: int, **options: Any) -> LabelStream:
+        """A PyTorch `IterableDataset` of shuffled batches, with `state_dict`: `stages.labels.datasets.LabelStream`."""
+        from stages.labels.datasets import LabelStream
+
+        return LabelStream(self, batch_size, **options)
+
+    def to_rows(self, view: int = 0) -> LabelRows:
+        """A PyTorch map-style `Dataset`: `stages.labels.datasets.LabelRows`."""
+        from stages.labels.datasets import LabelRows
+
+        return LabelRows(self, view)
+
+    def to_arrow(self, view: int = 0) -> pa.Table:
+        """One view as an Arrow table, in memory: ids, then fields as stored (`stages.labels.tables`)."""
+        from stages.labels.tables import to_arrow
+
+        return to_arrow(self, view)
+
+    def to_pandas(self, view: int = 0) -> pd.DataFrame:
+        """As `to_arrow`, for pandas."""
+        return self.to_arrow(view).to_pandas()
+
+    def to_ray(self, view: int = 0) -> ray.data.Dataset:
+        """One view as a Ray dataset, a unit a task (`stages.labels.tables`)."""
+        from stages.labels.tables import to_ray
+
+        return to_ray(self, view)
 
     def decode(self, stored: Mapping[str, np.ndarray]) -> Decoded:
         """What gathered or read arrays say, label by label: logits, or kept classes with their tails."""

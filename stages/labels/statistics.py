@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from schemas.errors import StoreError
-from schemas.labels import UnitStatistics
+from schemas.labels import SetManifest, UnitStatistics
 from stages.labels.decoded import Decoded, DenseLabels, SparseLabels, readable, smallest_temperature
 
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -120,3 +120,11 @@ def _merge_sums(sums: list[dict[str, float]]) -> dict[str, float]:
 def _sum(values: np.ndarray) -> float:
     """Sum of values that are at least 0 but for rounding."""
     return float(max(values.sum(dtype=np.float64), 0.0))
+
+
+def label_bytes(manifest: SetManifest) -> int:
+    """Bytes of a set's labels: all that its units hold but for ids and exact rows."""
+    samples, statistics = manifest.rows * manifest.views.count, manifest.statistics
+    cells = samples if manifest.label_schema.shape.kind == "pixel" else statistics.labels
+    rows = {"sample": samples, "label": cells, "entry": statistics.entries}
+    return sum(field.bytes_per_row * rows[field.per] for field in manifest.label_schema.fields)

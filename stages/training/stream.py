@@ -11,6 +11,7 @@ Shapes: N rows of the stream, B rows of a step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -49,6 +50,40 @@ def shuffled(
     rows = max(1, int(window_bytes // bytes_per_row))
     windows = np.arange(len(ordered)) // rows
     return ordered[np.lexsort((bits.random_raw(len(ordered)), windows))]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rows that are shuffled among one another."""
+
+    first: int
+    """Rows of the epoch before it."""
+    pieces: tuple[tuple[int, int], ...]
+    """Its rows as ranges (begin, end) of positions, each within one shard."""
+    order: Positions
+    """(rows,) which of its rows, counted through the pieces, comes when."""
+
+
+def windows(offsets: Positions, rows: int, seed: int, epoch: int, first: int = 0) -> Iterator[Window]:
+    """`shuffled` over all rows, window by window of `rows` rows, from the one that holds row `first` of the epoch on.
+
+    Costs one sort of a window where `shuffled` sorts the epoch, and no memory beyond the window.
+    """
+    bits = np.random.Philox(key=_key(seed, "shuffle", epoch))
+    shards = np.argsort(bits.random_raw(len(offsets) - 1), kind="stable")
+    lengths = np.diff(offsets)[shards]
+    ends = np.cumsum(lengths)
+    total = int(offsets[-1])
+    skipped = min(first, total) // rows * rows
+    bits.random_raw(skipped, output=False)
+    for begin in range(skipped, total, rows):
+        end = min(begin + rows, total)
+        pieces = []
+        for number in range(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end, side="left") + 1):
+            shard, before = int(offsets[shards[number]]), int(ends[number] - lengths[number])
+            if lengths[number]:
+                pieces.append((shard + max(begin - before, 0), shard + min(end, int(ends[number])) - before))
+        yield Window(begin, tuple(pieces), np.argsort(bits.random_raw(end - begin), kind="stable"))
 
 
 @dataclass(frozen=True)
