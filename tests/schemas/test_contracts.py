@@ -59,6 +59,7 @@ SPECIAL: dict[str, Any] = {
     "Split": lambda: {"train": 0.75, "test": 0.25},
     "Teacher": lambda: {"model": "resnet-tiny", "domains": ["mnist"]},
     "Labels": lambda: {"teacher": "big", "domain": "digits"},
+    "Signature": lambda: {"key": "0" * 64, "value": "0" * 128},
     "LabelsInputs": lambda: example_with("LabelsInputs", "teacher"),
 }
 
