@@ -62,3 +62,12 @@ def open_set(where: str, name: str, endpoint_url: str | None) -> LabelSet:
 
     place = find_store(where, endpoint_url)
     return LabelSet.open(place, find_name(place, name))
+
+
+def new_store(to: str, endpoint_url: str | None) -> Place:
+    """The store to copy to: that of a workspace, where one is named."""
+    from stages.places import Place
+
+    place = Place(to, Storage(endpoint_url=endpoint_url))
+    inside = not place.exists("store.json") and place.exists("store/store.json")
+    return place / "store" if inside else place

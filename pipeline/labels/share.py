@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.labels.app import SetArgument, StoreArgument, find_name, find_store, labels_app, open_set
+from pipeline.labels.app import SetArgument, StoreArgument, find_name, find_store, labels_app, new_store, open_set
 from pipeline.labels.progress import progress
 from pipeline.options import AsJson, Endpoint
 from schemas.errors import SpecError
-from schemas.spec import Storage
 
 if TYPE_CHECKING:
     from schemas.labels import Tag
@@ -58,7 +57,7 @@ def publish(
         raise SpecError("--sign signs a tag: give its name with --tag")
     labels = open_set(store, name, endpoint_url)
     entry = _entry(labels, tag, licence, notes, publisher, quality, sign)
-    place = _target(to, to_endpoint_url or endpoint_url)
+    place = new_store(to, to_endpoint_url or endpoint_url)
     said = _copied(labels, place)
     if tag is not None:
         said["tag"] = f"{tag}@v{put_tag(place, tag, entry)}"
@@ -75,7 +74,7 @@ def pull(
     to_endpoint_url: ToEndpoint = None,
 ) -> None:
     """Copy somebody's label set to a store of your own, verified. May be interrupted."""
-    _tell(_copied(open_set(store, name, endpoint_url), _target(to, to_endpoint_url)), as_json)
+    _tell(_copied(open_set(store, name, endpoint_url), new_store(to, to_endpoint_url)), as_json)
 
 
 @labels_app.command()
@@ -147,15 +146,6 @@ def _entry(
     from stages.labels.signing import sign
 
     return sign(tag, entry, key)
-
-
-def _target(to: str, endpoint_url: str | None) -> Place:
-    """The store to copy to: that of a workspace, where one is named."""
-    from stages.places import Place
-
-    place = Place(to, Storage(endpoint_url=endpoint_url))
-    inside = not place.exists("store.json") and place.exists("store/store.json")
-    return place / "store" if inside else place
 
 
 def _copied(labels: LabelSet, place: Place) -> dict[str, str]:

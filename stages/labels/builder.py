@@ -60,6 +60,8 @@ class Said:
     """Probability (N,) on classes that a class map leaves out; none: 0."""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     """The schema's fields that neither the encoding nor the logits give (features; box and score)."""
+    exact: np.ndarray | None = None
+    """Float32 (N, C) that fidelity is measured against, where the logits are themselves read from stored labels."""
 
 
 class UnitBuilder:
@@ -93,10 +95,11 @@ class UnitBuilder:
         if self._layout.ragged_labels:
             self._parts[ITEMS].append(items_B.astype("<u4"))
         chosen_N = self._chosen(owner_N, item_N)
+        exact_NC = logits_NC if said.exact is None else said.exact
         size = max(1, AT_ONCE // self._classes)
         for start in range(0, len(owner_N), size):
             part = slice(start, start + size)
-            self._encode(owner_N[part], item_N[part], logits_NC[part], unmapped_N[part], chosen_N[part])
+            self._encode(owner_N[part], item_N[part], logits_NC[part], exact_NC[part], unmapped_N[part], chosen_N[part])
         for name, values in said.extras.items():
             stored = self._layout.fields[name]
             self._parts[name].append(np.ascontiguousarray(values, dtype=stored.dtype).reshape(-1, *stored.shape))
@@ -153,6 +156,7 @@ class UnitBuilder:
         owner_N: np.ndarray,
         item_N: np.ndarray,
         logits_NC: np.ndarray,
+        exact_NC: np.ndarray,
         unmapped_N: np.ndarray,
         chosen_N: np.ndarray,
     ) -> None:
@@ -164,8 +168,8 @@ class UnitBuilder:
             self._parts[name].append(values)
         chosen = np.flatnonzero(chosen_N)
         if len(chosen):
-            self._exact.append((owner_N[chosen], item_N[chosen], logits_NC[chosen]))
-            self._statistics.append(fidelity(logits_NC[chosen], decoded.rows(chosen)))
+            self._exact.append((owner_N[chosen], item_N[chosen], exact_NC[chosen]))
+            self._statistics.append(fidelity(exact_NC[chosen], decoded.rows(chosen)))
 
     def _chosen(self, owner_N: np.ndarray, item_N: np.ndarray) -> np.ndarray:
         """Mask of the labels that are measured: of each measured sample the first few by hash."""

@@ -19,7 +19,10 @@ from stages.labels.encodings.sampled import SampledCodec
 from stages.labels.encodings.top_k import TopKCodec
 
 __all__ = [
+    "BOX",
+    "ITEMS",
     "KEPT",
+    "SCORE",
     "Basis",
     "Codec",
     "check_schema",
