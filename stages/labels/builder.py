@@ -7,11 +7,12 @@ Shapes: B samples of a batch, N labels of them (N = B but for tokens, pixels and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from schemas.canonical import digest_bytes
 from schemas.errors import DataError, ModelError
 from schemas.labels import LAYOUT, LabelSchema, Receipt, UnitPlan, UnitStatistics
 from stages.labels.decoded import DenseLabels
@@ -75,7 +76,8 @@ class UnitBuilder:
         self._classes = len(how.schema.classes)
         self._codec = codec_of(how.schema.encoding, self._classes, how.basis)
         self._layout = Layout(how.schema)
-        self._measured = exact_rows(self._content_ids, how.fidelity_threshold)
+        self._hashes = hashes(sample_ids, self._content_ids)
+        self._measured = exact_rows(self._hashes, how.fidelity_threshold)
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self._layout.names}
         self._exact: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._statistics: list[UnitStatistics] = [UnitStatistics(rows=unit.rows)]
@@ -161,7 +163,7 @@ class UnitBuilder:
         chosen_N: np.ndarray,
     ) -> None:
         """Encode some labels, and measure those that are chosen for it."""
-        encoded = self._codec.encode(logits_NC, counters(self._content_ids[owner_N], item_N))
+        encoded = self._codec.encode(logits_NC, counters(self._hashes[owner_N], item_N))
         decoded = self._codec.decode(encoded)
         self._statistics.append(label_statistics(decoded, self._classes, unmapped_N))
         for name, values in (encoded | difficulty(logits_NC, self._layout.names)).items():
@@ -178,7 +180,7 @@ class UnitBuilder:
             return chosen_N
         among = np.flatnonzero(chosen_N)
         owner = owner_N[among]
-        hashes = uniform(counters(self._content_ids[owner], item_N[among]), 1, "fidelity")[:, 0]
+        hashes = uniform(counters(self._hashes[owner], item_N[among]), 1, "fidelity")[:, 0]
         order = np.lexsort((hashes, owner))
         begins = np.flatnonzero(np.r_[True, owner[order][1:] != owner[order][:-1]]) if len(order) else order
         place = np.arange(len(order)) - np.repeat(begins, np.diff(np.r_[begins, len(order)]))
@@ -223,6 +225,17 @@ class UnitBuilder:
                 f"the teacher's output for sample {self._sample_ids[bad]!r} (row {bad} of shard "
                 f"'{self._unit.shard}') is not finite: check the teacher, or label with `precision: float32`"
             )
+
+
+def hashes(sample_ids: Sequence[str], content_ids: np.ndarray) -> np.ndarray:
+    """What draws by hash go by, uint8 (N, 16): the content id, or where it is not known (zeros) that of the name."""
+    unknown = np.flatnonzero(~content_ids.any(axis=1))
+    if not len(unknown):
+        return content_ids
+    answer = content_ids.copy()
+    for row in unknown.tolist():
+        answer[row] = np.frombuffer(bytes.fromhex(digest_bytes(sample_ids[row].encode())), np.uint8)
+    return answer
 
 
 def exact_rows(content_ids: np.ndarray, threshold: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from schemas.errors import StoreError
 from schemas.labels import FieldSchema, LabelSchema, SetManifest, SetPlan, UnitPlan, UnitResult
 from stages.artifacts import package_version
 from stages.labels.bases import basis_rows, make_basis
-from stages.labels.builder import How, Said, UnitBuilder, exact_rows
+from stages.labels.builder import How, Said, UnitBuilder, exact_rows, hashes
 from stages.labels.encodings import BOX, ITEMS, SCORE, check_schema, label_schema
 from stages.labels.reader import LabelSet
 from stages.labels.sets import basis_key, check_rank, complete_set
@@ -141,7 +141,8 @@ def _sampled(labels: LabelSet, rows: int) -> np.ndarray:
     found = []
     threshold = fidelity_threshold(labels.rows, rows)
     for number in range(len(labels.offsets) - 1):
-        chosen = np.flatnonzero(exact_rows(np.ascontiguousarray(labels.content_ids(number)), threshold))
+        keys = hashes(labels.sample_ids(number), np.ascontiguousarray(labels.content_ids(number)))
+        chosen = np.flatnonzero(exact_rows(keys, threshold))
         arrays, offsets = labels.mapped(number)
         found.append(labels.decode(labels.layout.take(arrays, offsets, chosen)).dense())
     return np.concatenate(found)

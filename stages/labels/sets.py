@@ -154,6 +154,10 @@ def make_set(
     from stages.labels.actor import LabelJob, basis_here, basis_on_ray, label_units_here, label_units_on_ray
     from stages.training.models import read_card
 
+    if inputs.views.count > 1:
+        raise StoreError(
+            "labels of several views are not made yet: ask for `views: {count: 1}`, the samples themselves"
+        )
     teacher = asked_teacher(inputs)
     teacher_place, samples_place = context.place(teacher), context.place(inputs.samples)
     classes = read_card(teacher_place, teacher).classes
