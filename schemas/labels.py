@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Part
@@ -15,7 +15,14 @@ LAYOUT = 2
 """Version of the store's layout."""
 
 
-Divergence = dict[Literal["1", "2", "4"], NonNegativeFloat]
+def _words(value: Any) -> Any:
+    """Keys as YAML and Python read them (`{2: 0.01}`) as words."""
+    if not isinstance(value, dict):
+        return value
+    return {f"{key:g}" if isinstance(key, int | float) else key: item for key, item in value.items()}
+
+
+Divergence = Annotated[dict[Literal["1", "2", "4"], NonNegativeFloat], BeforeValidator(_words)]
 """Largest mean divergence by temperature, in nats."""
 
 

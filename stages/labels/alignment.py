@@ -66,14 +66,8 @@ def align(labels: LabelSet, samples: Samples) -> LabelSet | AlignedLabels:
     if total == 0:
         return AlignedLabels(labels, np.zeros(0, np.int64))
     shards = range(len(wanted))
-    ids = _ids([list(map(str, samples.sample_ids(shard))) for shard in shards])
-    held = _ids([labels.sample_ids(unit) for unit in range(len(labels.offsets) - 1)])
-    width = max(ids.dtype.itemsize, held.dtype.itemsize, 1)
-    ids, held = ids.astype(f"S{width}"), held.astype(f"S{width}")
-    order = np.argsort(held, kind="stable")
-    places = np.minimum(np.searchsorted(held, ids, sorter=order), max(len(held) - 1, 0))
-    rows = order[places] if len(held) else places
-    missing = held[rows] != ids if len(held) else np.ones(total, bool)
+    ids = as_bytes([str(item) for shard in shards for item in samples.sample_ids(shard)])
+    rows, missing = positions_of(labels, ids)
     name, label = labels.fingerprint[:12], "Label them: `crossdistill run SPEC --only labels`"
     if missing.any():
         raise LabelsMissing(
@@ -90,9 +84,23 @@ def align(labels: LabelSet, samples: Samples) -> LabelSet | AlignedLabels:
     return AlignedLabels(labels, rows.astype(np.int64))
 
 
-def _ids(parts: list[list[str]]) -> np.ndarray:
-    """Ids (N,) as bytes."""
-    return np.array([item.encode() for part in parts for item in part], dtype=np.bytes_)
+def positions_of(labels: LabelSet, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(positions (N,) in a set of samples by their ids (N,), mask of those that it does not hold)."""
+    units = range(len(labels.offsets) - 1)
+    held = as_bytes([item for unit in units for item in labels.sample_ids(unit)])
+    width = max(ids.dtype.itemsize, held.dtype.itemsize, 1)
+    ids, held = ids.astype(f"S{width}"), held.astype(f"S{width}")
+    order = np.argsort(held, kind="stable")
+    places = np.minimum(np.searchsorted(held, ids, sorter=order), max(len(held) - 1, 0))
+    if not len(held):
+        return places, np.ones(len(ids), bool)
+    rows = order[places]
+    return rows, held[rows] != ids
+
+
+def as_bytes(ids: Sequence[str]) -> np.ndarray:
+    """Ids (N,) as bytes of one width."""
+    return np.array([item.encode() for item in ids], dtype=np.bytes_)
 
 
 def _first(ids: np.ndarray) -> str:

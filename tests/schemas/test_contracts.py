@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 import schemas.errors
 from schemas.base import Contract, Document, fields_of
 from schemas.errors import ContractError, CrossdistillError, did_you_mean
+from schemas.labels import Requirements
 from schemas.registry import contract, contracts, documents
 
 D = "0" * 32
@@ -210,3 +211,9 @@ def test_import_is_light() -> None:
     started = time.monotonic()
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]", f"after {time.monotonic() - started:.1f} s"
+
+
+def test_bounds_by_temperature_are_read_as_people_write_them() -> None:
+    assert Requirements.model_validate({"full_kl": {2: 0.01, 4.0: 0.1}}).full_kl == {"2": 0.01, "4": 0.1}
+    with pytest.raises(ValidationError, match="'1', '2' or '4'"):
+        Requirements.model_validate({"full_kl": {3: 0.01}})
