@@ -155,9 +155,7 @@ def make_set(
     from stages.training.models import read_card
 
     if inputs.views.count > 1:
-        raise StoreError(
-            "labels of several views are not made yet: ask for `views: {count: 1}`, the samples themselves"
-        )
+        raise StoreError("labels of several views cannot be made yet: leave out `views`, or ask for a count of 1")
     teacher = asked_teacher(inputs)
     teacher_place, samples_place = context.place(teacher), context.place(inputs.samples)
     classes = read_card(teacher_place, teacher).classes
