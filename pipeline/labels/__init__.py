@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.labels import derive, look, share, trust
+from pipeline.labels import derive, exchange, look, share, trust
 from pipeline.labels.app import labels_app
 
-__all__ = ["derive", "labels_app", "look", "share", "trust"]
+__all__ = ["derive", "exchange", "labels_app", "look", "share", "trust"]

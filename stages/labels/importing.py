@@ -8,6 +8,8 @@ Shapes: N samples, C classes.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from stages.artifacts import package_version
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder
 from stages.labels.encodings import label_schema
+from stages.labels.export import METADATA
 from stages.labels.sets import check_rank, complete_set
 from stages.labels.store import Store, fidelity_labels, fidelity_threshold, unit_key
 from stages.places import Place
@@ -49,6 +52,9 @@ class Rows(Protocol):
     def ids(self) -> list[str] | None:
         """Sample ids, where the file has them."""
 
+    def content_ids(self) -> np.ndarray | None:
+        """Content ids uint8 (N, 16), where the file has them; zeros where it does not know one."""
+
 
 def import_set(
     path: Path,
@@ -61,9 +67,9 @@ def import_set(
 ) -> SetManifest:
     """The outputs of a file as a set in the store at `place` (made if there is none); the same file, the same set.
 
-    Ids come from the file, or are given. Content ids are zero, which says that they are not known: such a set is
-    aligned by sample id alone. Raises DataError naming file and row of what cannot be used, before anything is
-    written.
+    Ids come from the file, or are given. Content ids that the file does not hold are zero, which says that they are not
+    known: such samples are aligned by sample id alone. Raises DataError naming file and row of what cannot be used,
+    before anything is written.
     """
     with_names = _open(path)
     rows, names = with_names.rows, list(classes) if classes is not None else with_names.classes
@@ -73,7 +79,9 @@ def import_set(
     if sample_ids is None:
         raise DataError(f"{path} holds no ids of its {len(rows):,} samples: give them with --ids (one a line)")
     _check_names(path, names, sample_ids, len(rows))
-    shards = _shards(path, rows, tuple(names), sample_ids, are)
+    known = rows.content_ids()
+    content_ids = np.zeros((len(rows), 16), np.uint8) if known is None else known
+    shards = _shards(path, rows, tuple(names), sample_ids, content_ids, are)
 
     how = {"stage": "import", "version": VERSION}
     said_by = digest({"import": [shard.digest for shard in shards], "classes": names, "are": are})
@@ -113,9 +121,8 @@ def import_set(
             if told is not None:
                 told(done + len(units) - len(missing), len(units))
             shard = where[unit.key]
-            builder = UnitBuilder(
-                making, unit, sample_ids[shard.begin : shard.end], np.zeros((unit.rows, 16), np.uint8)
-            )
+            lot = slice(shard.begin, shard.end)
+            builder = UnitBuilder(making, unit, sample_ids[lot], content_ids[lot])
             for part in builder.batches():
                 logits = _logits(rows, path, are, shard.begin + part.start, shard.begin + part.stop)
                 builder.add(part, Said(logits))
@@ -135,7 +142,9 @@ class _Shard:
     end: int
 
 
-def _shards(path: Path, rows: Rows, classes: tuple[str, ...], ids: list[str], are: Are) -> list[_Shard]:
+def _shards(
+    path: Path, rows: Rows, classes: tuple[str, ...], ids: list[str], content_ids: np.ndarray, are: Are
+) -> list[_Shard]:
     """The rows in lots, every number looked at."""
     found = []
     for number, begin in enumerate(range(0, len(rows), UNIT_ROWS)):
@@ -143,7 +152,8 @@ def _shards(path: Path, rows: Rows, classes: tuple[str, ...], ids: list[str], ar
         logits = _logits(rows, path, are, begin, end)
         if logits.shape[1:] != (len(classes),):
             raise DataError(f"{path} has {logits.shape[1]} numbers a row, and there are {len(classes)} class names")
-        content = digest_bytes(logits.tobytes(), "\0".join(ids[begin:end]).encode(), "\0".join(classes).encode())
+        names = ("\0".join(item).encode() for item in (ids[begin:end], classes))
+        content = digest_bytes(logits.tobytes(), *names, content_ids[begin:end].tobytes())
         found.append(_Shard(f"import-{number:05d}", content, begin, end))
     return found
 
@@ -223,6 +233,9 @@ class _Array:
     def ids(self) -> list[str] | None:
         return self.names
 
+    def content_ids(self) -> np.ndarray | None:
+        return None
+
 
 def _open_npy(path: Path) -> _Opened:
     values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -250,15 +263,17 @@ def _open_safetensors(path: Path) -> _Opened:
 
 
 class _Table:
-    """A Parquet file: `sample_id`, and `logits` lists or one column a class. One row group is in memory."""
+    """A Parquet file: `sample_id`, and lists in `logits` or `probabilities`, or one column a class; `content_id` where
+    it is known (16 bytes, or as many in hexadecimal). One row group is in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.file = path, pq.ParquetFile(path, pre_buffer=False)
         names = self.file.schema_arrow.names
         if "sample_id" not in names:
             raise DataError(f"{path} has no column 'sample_id' (it has {', '.join(names[:8])})")
-        self.lists = "logits" in names
-        self.columns = ["logits"] if self.lists else [name for name in names if name not in ("sample_id", "content_id")]
+        lists = [name for name in ("logits", "probabilities") if name in names]
+        self.lists = bool(lists)
+        self.columns = lists[:1] or [name for name in names if name not in ("sample_id", "content_id")]
         groups = [self.file.metadata.row_group(n).num_rows for n in range(self.file.metadata.num_row_groups)]
         self.starts = np.cumsum([0, *groups])
         self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
@@ -271,6 +286,23 @@ class _Table:
         if column.null_count:
             raise DataError(f"{self.path}: column 'sample_id' has {column.null_count} empty cells")
         return [item if isinstance(item, str) else str(item) for item in column.to_pylist()]
+
+    def content_ids(self) -> np.ndarray | None:
+        if "content_id" not in self.file.schema_arrow.names:
+            return None
+        column = self.file.read(["content_id"], use_threads=False)["content_id"].to_pylist()
+        found = np.zeros((len(column), 16), np.uint8)
+        for row, item in enumerate(column):
+            if item is None:
+                continue
+            value = bytes.fromhex(item) if isinstance(item, str) and re.fullmatch("[0-9a-fA-F]{32}", item) else item
+            if not isinstance(value, bytes) or len(value) != 16:
+                raise DataError(
+                    f"{self.path}: row {row:,} (counted from 0) has {str(item)[:40]!r} in column 'content_id', not 16 "
+                    "bytes or 32 hexadecimal digits"
+                )
+            found[row] = np.frombuffer(value, np.uint8)
+        return found
 
     def read(self, begin: int, end: int) -> np.ndarray:
         first = int(np.searchsorted(self.starts, begin, side="right")) - 1
@@ -296,7 +328,7 @@ class _Table:
         (column,) = columns
         if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
             if not pa.types.is_fixed_size_list(column.type):
-                raise DataError(f"{self.path}: column 'logits' holds {column.type}, not lists of numbers")
+                raise DataError(f"{self.path}: column '{self.columns[0]}' holds {column.type}, not lists of numbers")
             return np.asarray(column.flatten()).reshape(len(column), -1)
         lengths = np.asarray(column.value_lengths())
         _refuse(self.path, first, lengths != lengths[:1], f"another number of logits than row {first:,}")
@@ -304,5 +336,11 @@ class _Table:
 
 
 def _open_parquet(path: Path) -> _Opened:
+    """Class names are those of the columns, or stand in the metadata of a file that `labels export` wrote."""
     table = _Table(path)
-    return _Opened(table, None if table.lists else table.columns)
+    told = (table.file.schema_arrow.metadata or {}).get(METADATA)
+    head = json.loads(told) if told and table.lists else {}
+    known = head.get("classes") if isinstance(head, dict) else None
+    if known is not None and not (isinstance(known, list) and all(isinstance(name, str) for name in known)):
+        raise DataError(f"{path}: its metadata hold no list of class names: give them with --classes")
+    return _Opened(table, known if table.lists else table.columns)
