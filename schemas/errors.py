@@ -128,7 +128,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             word = str(fault["loc"][-1])
-            known = sorted(_known_fields(model, fault["loc"][:-1]))
+            known = sorted(_known_fields(model, fault["loc"][:-1]) - {word})
             yield f"unknown field '{where}'{did_you_mean(word, known)}"
         elif fault["type"] == "missing":
             yield f"'{where}' is missing"
