@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+PEERS := .venv-bench
 CONSTRAINTS := deploy/constraints.txt
 # What the resolver holds: the releases that the team's machines have ready (see deploy/README.md).
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults lint format bench constraints clean
+.PHONY: help setup demo test test-faults lint format bench bench-store constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +48,18 @@ format: setup ## mend what ruff can mend, and format
 
 bench: setup ## measure; a table here and JSON under bench-results/
 	@$(BIN)/python -m tests.bench
+
+bench-store: setup $(PEERS)/.done ## measure the store against five libraries (15 minutes); table, JSON under bench-results/
+	@$(BIN)/python -m tests.bench.store --python $(PEERS)/bin/python
+
+# The peers see our packages through a .pth, so torch and numpy are not installed twice; --no-deps, since two of them
+# forbid the releases that we hold (numpy 2.4, transformers 5) and work with them all the same.
+$(PEERS)/.done: tests/bench/store/peers.txt
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+		"$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth"
+	@$(PEERS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
 
 constraints: ## renew deploy/constraints.txt (reads metadata only, installs nothing)
 	@test -x $(BIN)/uv || $(MAKE) setup

@@ -1,0 +1,1 @@
+"""`make bench-store`: the soft-label store against its peers, on size, and on how its cost grows."""
