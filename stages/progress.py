@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.runs import Event
 
+Told = Callable[[int, int], None]
+"""Is told how many are done, and of how many."""
 SECONDS_BETWEEN = 0.4
 """A reporter speaks no more often than this."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schemas.canonical import digest_bytes
+from schemas.encodings import Encoding
 from schemas.errors import DataError, ModelError
 from schemas.labels import LAYOUT, LabelSchema, Receipt, UnitPlan, UnitStatistics
 from stages.labels.decoded import DenseLabels
@@ -109,21 +110,8 @@ class UnitBuilder:
     def write(self, store: Store) -> Receipt:
         """Write the unit as a new attempt; the receipt that makes it exist is to be committed."""
         arrays, statistics = self.finish()
-        unit, attempt = self._unit, new_attempt()
-        encoding = self._how.schema.encoding.dump()
-        return Receipt(
-            key=unit.key,
-            attempt=attempt,
-            rows=unit.rows,
-            ids_digest=ids_digest(self._sample_ids, self._content_ids),
-            objects=write_unit(
-                store.place,
-                store.unit_folder(unit.key, attempt),
-                arrays,
-                {"crossdistill": {"layout": LAYOUT, "unit": unit.key, "encoding": encoding}},
-            ),
-            statistics=statistics,
-        )
+        encoding = self._how.schema.encoding
+        return write_arrays(store, self._unit, encoding, self._sample_ids, self._content_ids, arrays, statistics)
 
     def finish(self) -> tuple[dict[str, np.ndarray], UnitStatistics]:
         """Arrays to write, and their statistics."""
@@ -143,8 +131,6 @@ class UnitBuilder:
             else (np.empty(0), np.empty(0), np.empty((0, self._classes)))
         )
         beside = {
-            CONTENT_ID: self._content_ids,
-            SAMPLE_ID: encode_ids(self._sample_ids),
             FIDELITY_POSITION: owner.astype("<i4"),
             FIDELITY_LOGITS: logits.astype("<f4", copy=False),
         }
@@ -180,8 +166,8 @@ class UnitBuilder:
             return chosen_N
         among = np.flatnonzero(chosen_N)
         owner = owner_N[among]
-        hashes = uniform(counters(self._hashes[owner], item_N[among]), 1, "fidelity")[:, 0]
-        order = np.lexsort((hashes, owner))
+        drawn = uniform(counters(self._hashes[owner], item_N[among]), 1, "fidelity")[:, 0]
+        order = np.lexsort((drawn, owner))
         begins = np.flatnonzero(np.r_[True, owner[order][1:] != owner[order][:-1]]) if len(order) else order
         place = np.arange(len(order)) - np.repeat(begins, np.diff(np.r_[begins, len(order)]))
         chosen_N[among[order[place >= self._how.fidelity_labels]]] = False
@@ -225,6 +211,33 @@ class UnitBuilder:
                 f"the teacher's output for sample {self._sample_ids[bad]!r} (row {bad} of shard "
                 f"'{self._unit.shard}') is not finite: check the teacher, or label with `precision: float32`"
             )
+
+
+def write_arrays(
+    store: Store,
+    unit: UnitPlan,
+    encoding: Encoding,
+    sample_ids: Sequence[str],
+    content_ids: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
+    statistics: UnitStatistics,
+) -> Receipt:
+    """Write a unit's arrays and ids as a new attempt; the receipt that makes it exist is to be committed."""
+    attempt = new_attempt()
+    objects = write_unit(
+        store.place,
+        store.unit_folder(unit.key, attempt),
+        {**arrays, CONTENT_ID: content_ids, SAMPLE_ID: encode_ids(sample_ids)},
+        {"crossdistill": {"layout": LAYOUT, "unit": unit.key, "encoding": encoding.dump()}},
+    )
+    return Receipt(
+        key=unit.key,
+        attempt=attempt,
+        rows=unit.rows,
+        ids_digest=ids_digest(sample_ids, content_ids),
+        objects=objects,
+        statistics=statistics,
+    )
 
 
 def hashes(sample_ids: Sequence[str], content_ids: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ two writers, adopted where it stands. Its units are keyed by the parent's root d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,17 @@ from schemas.artifacts import Provenance
 from schemas.canonical import digest, identity
 from schemas.encodings import Dense, Encoding, LowRank
 from schemas.errors import StoreError
-from schemas.labels import FieldSchema, LabelSchema, SetManifest, SetPlan, UnitPlan, UnitResult
+from schemas.labels import FieldSchema, LabelSchema, Receipt, SetManifest, SetPlan, UnitPlan
 from stages.artifacts import package_version
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows, hashes
 from stages.labels.encodings import BOX, ITEMS, SCORE, check_schema, label_schema
 from stages.labels.reader import LabelSet
-from stages.labels.sets import basis_key, check_rank, complete_set
-from stages.labels.store import Store, fidelity_labels, fidelity_threshold, unit_key
+from stages.labels.sets import basis_key, check_rank, planned, write_set
+from stages.labels.store import Store, fidelity_threshold, unit_key
 from stages.places import Place
+from stages.progress import Told
 
-Told = Callable[[int, int], None]
 VERSION = 1
 """Counts in the keys of what is made here: raised when the same parent would give other bytes."""
 BATCH = 4096
@@ -59,16 +58,12 @@ def encode_set(labels: LabelSet, encoding: Encoding, place: Place, told: Told) -
     plan = _plan(labels, schema, how)
     making = How(schema, "float32", BATCH, plan.fidelity_threshold, plan.fidelity_labels, basis)
 
-    def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
-        numbers = {unit.key: number for number, unit in enumerate(plan.units)}
-        for done, unit in enumerate(units):
-            told(done + len(plan.units) - len(units), len(plan.units))
-            receipt = _encoded(labels, numbers[unit.key], unit, making).write(store)
-            committed = store.commit_unit(receipt)
-            made = committed.attempt == receipt.attempt
-            yield UnitResult(key=unit.key, made=made, rows=unit.rows, seconds=0.0)
+    numbers = {unit.key: number for number, unit in enumerate(plan.units)}
 
-    return complete_set(store, plan, label, labels.manifest.teacher, labels.manifest.samples)
+    def write(unit: UnitPlan) -> Receipt:
+        return _encoded(labels, numbers[unit.key], unit, making).write(store)
+
+    return write_set(store, plan, write, labels.manifest.teacher, labels.manifest.samples, told)
 
 
 def _plan(labels: LabelSet, schema: LabelSchema, how: dict[str, Any]) -> SetPlan:
@@ -87,17 +82,7 @@ def _plan(labels: LabelSet, schema: LabelSchema, how: dict[str, Any]) -> SetPlan
     task = labels.manifest.provenance.inputs.get("task")
     made = labels.manifest.provenance.code
     provenance = Provenance(package=package_version(), inputs=asked | ({"task": task} if task else {}), code=made)
-    rows = sum(unit.rows for unit in units)
-    return SetPlan(
-        fingerprint=digest(asked),
-        label_schema=schema,
-        views=views,
-        units=units,
-        fidelity_threshold=fidelity_threshold(rows),
-        fidelity_labels=fidelity_labels(schema, rows),
-        provenance=provenance,
-        parents=(labels.digest,),
-    )
+    return planned(digest(asked), schema, units, provenance, views, parents=(labels.digest,))
 
 
 def extras_of(schema: LabelSchema) -> tuple[FieldSchema, ...]:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby
 from operator import itemgetter
@@ -35,10 +35,10 @@ from stages.labels.encodings import ITEMS, check_temperatures
 from stages.labels.reader import LabelSet
 from stages.labels.tables import unit_table
 from stages.places import new_attempt
+from stages.progress import Told
 
 Form = Literal["parquet", "jsonl", "huggingface", "webdataset"]
 As = Literal["stored", "logits", "probabilities"]
-Told = Callable[[int, int], None]
 Lots = Iterator[tuple[int, pa.Table]]
 """(unit, some of its rows)."""
 METADATA = b"crossdistill"

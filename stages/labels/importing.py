@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,15 +24,16 @@ from schemas.artifacts import Provenance
 from schemas.canonical import digest, digest_bytes, identity
 from schemas.encodings import Encoding, LowRank
 from schemas.errors import DataError
-from schemas.labels import SetManifest, SetPlan, UnitPlan, UnitResult, Views
+from schemas.labels import Receipt, SetManifest, UnitPlan, Views
 from stages.artifacts import package_version
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder
 from stages.labels.encodings import label_schema
 from stages.labels.export import METADATA
-from stages.labels.sets import check_rank, complete_set
-from stages.labels.store import Store, fidelity_labels, fidelity_threshold, unit_key
+from stages.labels.sets import check_rank, planned, write_set
+from stages.labels.store import Store, unit_key
 from stages.places import Place
+from stages.progress import Told
 
 VERSION = 1
 UNIT_ROWS = 16_384
@@ -44,6 +45,9 @@ Are = Literal["logits", "probabilities"]
 
 class Rows(Protocol):
     """Outputs and ids in a file, by row."""
+
+    classes: list[str] | None
+    """Names of the columns, where the file has them."""
 
     def __len__(self) -> int: ...
     def read(self, begin: int, end: int) -> np.ndarray:
@@ -63,7 +67,7 @@ def import_set(
     classes: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     are: Are = "logits",
-    told: Callable[[int, int], None] | None = None,
+    told: Told | None = None,
 ) -> SetManifest:
     """The outputs of a file as a set in the store at `place` (made if there is none); the same file, the same set.
 
@@ -71,8 +75,8 @@ def import_set(
     known: such samples are aligned by sample id alone. Raises DataError naming file and row of what cannot be used,
     before anything is written.
     """
-    with_names = _open(path)
-    rows, names = with_names.rows, list(classes) if classes is not None else with_names.classes
+    rows = _open(path)
+    names = list(classes) if classes is not None else rows.classes
     if names is None:
         raise DataError(f"{path} does not name its classes: give them with --classes (a file with one name a line)")
     sample_ids = list(ids) if ids is not None else rows.ids()
@@ -90,8 +94,11 @@ def import_set(
         check_rank(encoding, len(names))
         step = max(1, len(rows) // basis_rows(encoding.rank))
         key = digest({"who": said_by, "rank": encoding.rank})
-        every = [_logits(rows, path, are, begin, begin + 1) for begin in range(0, len(rows), step)]
-        basis = make_basis(Store.create(place).place, key, encoding.rank, lambda: np.concatenate(every))
+
+        def some() -> np.ndarray:
+            return np.concatenate([_logits(rows, path, are, row, row + 1) for row in range(0, len(rows), step)])
+
+        basis = make_basis(Store.create(place).place, key, encoding.rank, some)
     schema = label_schema(tuple(names), encoding, basis=basis)
     store = Store.find(place) or Store.create(place)
     units = tuple(
@@ -105,33 +112,20 @@ def import_set(
         for shard in shards
     )
     asked = {**how, "outputs": said_by, "encoding": identity(encoding)}
-    plan = SetPlan(
-        fingerprint=digest(asked),
-        label_schema=schema,
-        units=units,
-        fidelity_threshold=fidelity_threshold(len(rows)),
-        fidelity_labels=fidelity_labels(schema, len(rows)),
-        provenance=Provenance(package=package_version(), inputs=asked, code={}),
-    )
+    provenance = Provenance(package=package_version(), inputs=asked, code={})
+    plan = planned(digest(asked), schema, units, provenance, Views())
     making = How(schema, "float32", 4096, plan.fidelity_threshold, plan.fidelity_labels, basis)
     where = {unit.key: shard for unit, shard in zip(units, shards, strict=True)}
 
-    def label(missing: Sequence[UnitPlan]) -> Iterator[UnitResult]:
-        for done, unit in enumerate(missing):
-            if told is not None:
-                told(done + len(units) - len(missing), len(units))
-            shard = where[unit.key]
-            lot = slice(shard.begin, shard.end)
-            builder = UnitBuilder(making, unit, sample_ids[lot], content_ids[lot])
-            for part in builder.batches():
-                logits = _logits(rows, path, are, shard.begin + part.start, shard.begin + part.stop)
-                builder.add(part, Said(logits))
-            receipt = builder.write(store)
-            committed = store.commit_unit(receipt)
-            made = committed.attempt == receipt.attempt
-            yield UnitResult(key=unit.key, made=made, rows=unit.rows, seconds=0.0)
+    def write(unit: UnitPlan) -> Receipt:
+        shard = where[unit.key]
+        lot = slice(shard.begin, shard.end)
+        builder = UnitBuilder(making, unit, sample_ids[lot], content_ids[lot])
+        for part in builder.batches():
+            builder.add(part, Said(_logits(rows, path, are, shard.begin + part.start, shard.begin + part.stop)))
+        return builder.write(store)
 
-    return complete_set(store, plan, label, said_by, digest(sorted(sample_ids)))
+    return write_set(store, plan, write, said_by, digest(sorted(sample_ids)), told)
 
 
 @dataclass(frozen=True)
@@ -195,16 +189,10 @@ def _check_names(path: Path, classes: list[str], ids: list[str], rows: int) -> N
 # --- files ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Opened:
-    rows: Rows
-    classes: list[str] | None
-
-
-def _open(path: Path) -> _Opened:
-    readers: dict[str, Callable[[Path], _Opened]] = {
+def _open(path: Path) -> Rows:
+    readers: dict[str, Callable[[Path], Rows]] = {
         ".npy": _open_npy,
-        ".parquet": _open_parquet,
+        ".parquet": _Table,
         ".safetensors": _open_safetensors,
     }
     if path.suffix not in readers:
@@ -219,10 +207,11 @@ def _open(path: Path) -> _Opened:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Array:
     values: np.ndarray
     names: list[str] | None = None
+    classes: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -237,14 +226,14 @@ class _Array:
         return None
 
 
-def _open_npy(path: Path) -> _Opened:
+def _open_npy(path: Path) -> Rows:
     values = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(values, np.ndarray) or values.ndim != 2:
         raise DataError(f"{path} holds no table of one row a sample and one column a class")
-    return _Opened(_Array(values), None)
+    return _Array(values)
 
 
-def _open_safetensors(path: Path) -> _Opened:
+def _open_safetensors(path: Path) -> Rows:
     """Tensor `logits` (N, C); `ids` (N, W) uint8 where they are there; class names in the metadata, a line each."""
     with safe_open(path, "numpy") as file:
         if "logits" not in file.keys():  # noqa: SIM118 (no mapping)
@@ -259,7 +248,7 @@ def _open_safetensors(path: Path) -> _Opened:
         if ids.ndim != 2 or ids.dtype != np.uint8:
             raise DataError(f"{path}: 'ids' are uint8 of one row a sample, padded with zeros, not {ids.dtype}")
         names = [bytes(row).rstrip(b"\0").decode() for row in ids]
-    return _Opened(_Array(values, names), classes.split("\n") if classes else None)
+    return _Array(values, names, classes.split("\n") if classes else None)
 
 
 class _Table:
@@ -277,6 +266,16 @@ class _Table:
         groups = [self.file.metadata.row_group(n).num_rows for n in range(self.file.metadata.num_row_groups)]
         self.starts = np.cumsum([0, *groups])
         self._kept: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self.classes = self._told() if lists else self.columns
+
+    def _told(self) -> list[str] | None:
+        """Class names in the metadata of a file that `labels export` wrote."""
+        told = (self.file.schema_arrow.metadata or {}).get(METADATA)
+        head = json.loads(told) if told else {}
+        known = head.get("classes") if isinstance(head, dict) else None
+        if known is not None and not (isinstance(known, list) and all(isinstance(name, str) for name in known)):
+            raise DataError(f"{self.path}: its metadata hold no list of class names: give them with --classes")
+        return known
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -333,14 +332,3 @@ class _Table:
         lengths = np.asarray(column.value_lengths())
         _refuse(self.path, first, lengths != lengths[:1], f"another number of logits than row {first:,}")
         return np.asarray(column.flatten()).reshape(len(column), -1)
-
-
-def _open_parquet(path: Path) -> _Opened:
-    """Class names are those of the columns, or stand in the metadata of a file that `labels export` wrote."""
-    table = _Table(path)
-    told = (table.file.schema_arrow.metadata or {}).get(METADATA)
-    head = json.loads(told) if told and table.lists else {}
-    known = head.get("classes") if isinstance(head, dict) else None
-    if known is not None and not (isinstance(known, list) and all(isinstance(name, str) for name in known)):
-        raise DataError(f"{path}: its metadata hold no list of class names: give them with --classes")
-    return _Opened(table, known if table.lists else table.columns)

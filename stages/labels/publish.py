@@ -9,7 +9,6 @@ is not copied again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,11 +20,12 @@ from stages.labels.reader import LabelSet
 from stages.labels.store import IndexedUnit, Store, fidelity_labels, fidelity_threshold
 from stages.labels.unit import settled
 from stages.places import Place, new_attempt
+from stages.progress import Told
 
 UNITS_AT_ONCE = 4
 
 
-def copy_set(source: LabelSet, place: Place, told: Callable[[int, int], None] | None = None) -> SetManifest:
+def copy_set(source: LabelSet, place: Place, told: Told | None = None) -> SetManifest:
     """The set in the store at `place` (made if there is none); `told` is called with units done and in all.
 
     Raises StoreError if an object of the source is damaged, or the target holds other labels under the same keys.

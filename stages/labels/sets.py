@@ -12,12 +12,14 @@ from schemas.errors import InternalError, StoreError
 from schemas.labels import (
     LabelSchema,
     LabelsInputs,
+    Receipt,
     Requirements,
     SetManifest,
     SetPlan,
     UnitPlan,
     UnitResult,
     UnitStatistics,
+    Views,
 )
 from stages.context import Context
 from stages.labels.bases import read_basis
@@ -26,7 +28,7 @@ from stages.labels.encodings import codec_of, difficulty_fields, label_schema
 from stages.labels.labeller import Shards
 from stages.labels.statistics import merge
 from stages.labels.store import Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
-from stages.progress import Reporter
+from stages.progress import Reporter, Told
 
 Label = Callable[[Sequence[UnitPlan]], Iterator[UnitResult]]
 
@@ -53,15 +55,28 @@ def plan_set(
         for view in range(inputs.views.count)
         for shard in samples.shards
     )
+    return planned(fingerprint, schema, units, provenance, inputs.views)
+
+
+def planned(
+    fingerprint: str,
+    schema: LabelSchema,
+    units: tuple[UnitPlan, ...],
+    provenance: Provenance,
+    views: Views,
+    parents: tuple[str, ...] = (),
+) -> SetPlan:
+    """A plan over some units, which says how much of them is measured."""
     rows = sum(unit.rows for unit in units)
     return SetPlan(
         fingerprint=fingerprint,
         label_schema=schema,
-        views=inputs.views,
+        views=views,
         units=units,
         fidelity_threshold=fidelity_threshold(rows),
         fidelity_labels=fidelity_labels(schema, rows),
         provenance=provenance,
+        parents=parents,
     )
 
 
@@ -107,6 +122,28 @@ def complete_set(
     if require is not None:
         check_exact(merge(receipts[unit.key].statistics for unit in plan.units), require, plan.fingerprint)
     return store.commit_set(plan, receipts, teacher, samples)
+
+
+def write_set(
+    store: Store,
+    plan: SetPlan,
+    write: Callable[[UnitPlan], Receipt],
+    teacher: str,
+    samples: str,
+    told: Told | None = None,
+) -> SetManifest:
+    """`complete_set` in this process, unit by unit: `write` leaves the arrays of one and gives its receipt."""
+
+    def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
+        begun = len(plan.units) - len(units)
+        for done, unit in enumerate(units, begun):
+            if told is not None:
+                told(done, len(plan.units))
+            receipt = write(unit)
+            committed = store.commit_unit(receipt)
+            yield UnitResult(key=unit.key, made=committed.attempt == receipt.attempt, rows=unit.rows, seconds=0.0)
+
+    return complete_set(store, plan, label, teacher, samples)
 
 
 def check_exact(found: UnitStatistics, require: Requirements, fingerprint: str) -> None:

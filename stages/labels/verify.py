@@ -7,7 +7,7 @@ out again from the exact rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,13 +20,14 @@ from stages.labels.reader import LabelSet
 from stages.labels.statistics import fidelity
 from stages.labels.unit import CONTENT_ID, SAMPLE_ID
 from stages.places import checksum
+from stages.progress import Told
 
 UNITS_AT_ONCE = 8
 TOLERANCE = 1e-4
 """Relative difference of recomputed fidelity: sums of float64 over decoded float32 on another machine."""
 
 
-def verify(labels: LabelSet, deep: bool = False, told: Callable[[int, int], None] | None = None) -> list[str]:
+def verify(labels: LabelSet, deep: bool = False, told: Told | None = None) -> list[str]:
     """One sentence per fault of a set that could be opened; none if it is whole.
 
     Opening has compared set.json, the index and the root digest already (it raises).

@@ -14,7 +14,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,10 +183,10 @@ class Free:
 def label(rows: int, folder: Path) -> dict[str, Any]:
     """Label so many rows into a new store, and open it."""
     from schemas.encodings import TopK
-    from schemas.labels import UnitPlan, UnitResult
+    from schemas.labels import Receipt, UnitPlan
     from stages.labels.builder import How, Said, UnitBuilder
     from stages.labels.reader import LabelSet
-    from stages.labels.sets import complete_set
+    from stages.labels.sets import write_set
     from stages.labels.store import Store
     from stages.places import Place
     from tests.labels.fakes import NOBODY, inputs_for, plan_for
@@ -199,17 +199,15 @@ def label(rows: int, folder: Path) -> dict[str, Any]:
     store = Store.create(Place(str(folder)))
     shards = {shard.name: number for number, shard in enumerate(samples.shards)}
 
-    def make(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
-        for unit in units:
-            number = shards[unit.shard]
-            builder = UnitBuilder(how, unit, samples.sample_ids(number), samples.content_ids(number))
-            for part in builder.batches():
-                builder.add(part, Said(block[: part.stop - part.start]))
-            store.commit_unit(builder.write(store))
-            yield UnitResult(key=unit.key, made=True, rows=unit.rows, seconds=0.0)
+    def write(unit: UnitPlan) -> Receipt:
+        number = shards[unit.shard]
+        builder = UnitBuilder(how, unit, samples.sample_ids(number), samples.content_ids(number))
+        for part in builder.batches():
+            builder.add(part, Said(block[: part.stop - part.start]))
+        return builder.write(store)
 
     before, started = peak_mb(), time.perf_counter()
-    manifest = complete_set(store, asked, make, NOBODY, NOBODY)
+    manifest = write_set(store, asked, write, NOBODY, NOBODY)
     seconds, peak = time.perf_counter() - started, peak_mb() - before
     LabelSet.open(str(folder))
     started = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,13 @@ import pyarrow as pa
 from schemas.artifacts import ObjectInfo
 from schemas.domains import DomainManifest, ShardInfo
 from schemas.encodings import TopK
-from schemas.labels import LAYOUT, Receipt, UnitPlan, UnitResult, UnitStatistics
+from schemas.labels import Receipt, UnitPlan, UnitStatistics
 from stages.domains import ipc
 from stages.domains.reader import Samples
 from stages.labels.reader import LabelSet
 from stages.labels.store import Store
-from stages.labels.unit import (
-    CONTENT_ID,
-    FIDELITY_LOGITS,
-    FIDELITY_POSITION,
-    SAMPLE_ID,
-    encode_ids,
-    ids_digest,
-    write_unit,
-)
-from stages.places import Place, checksum, new_attempt
+from stages.labels.unit import FIDELITY_LOGITS, FIDELITY_POSITION
+from stages.places import Place, checksum
 from stages.tasks.base import Column
 from tests.bench.store.peers import Peer
 from tests.bench.store.rows import CLASSES, KEPT, KEY, LABELS, PIXELS, TEMPERATURES, Batch, load
@@ -123,7 +115,8 @@ class Shards:
 
 def write_labels(folder: Path, rows: Batch, shards: Shards) -> None:
     """A label set of rows that are encoded already: units, receipts, index and manifest, without an encoder's work."""
-    from stages.labels.sets import complete_set  # they load torch, which reading needs not
+    from stages.labels.builder import write_arrays
+    from stages.labels.sets import write_set  # they load torch, which reading needs not
     from tests.labels.fakes import NOBODY, inputs_for, plan_for
 
     inputs = inputs_for(ENCODING)
@@ -131,32 +124,14 @@ def write_labels(folder: Path, rows: Batch, shards: Shards) -> None:
     store = Store.create(Place(str(folder)))
     numbers = {shard.name: number for number, shard in enumerate(shards.shards)}
 
-    def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
-        for unit in units:
-            begin, end = shards.bounds[numbers[unit.shard]]
-            names, content = shards.ids(numbers[unit.shard])
-            arrays = {name: np.asarray(rows[name][begin:end]) for name in LABELS} | {
-                CONTENT_ID: content,
-                SAMPLE_ID: encode_ids(names),
-                FIDELITY_POSITION: np.empty(0, "<i4"),
-                FIDELITY_LOGITS: np.empty((0, CLASSES), "<f4"),
-            }
-            attempt = new_attempt()
-            objects = write_unit(
-                store.place,
-                store.unit_folder(unit.key, attempt),
-                arrays,
-                {"crossdistill": {"layout": LAYOUT, "unit": unit.key, "encoding": ENCODING.dump()}},
-            )
-            receipt = Receipt(
-                key=unit.key,
-                attempt=attempt,
-                rows=unit.rows,
-                ids_digest=ids_digest(names, content),
-                objects=objects,
-                statistics=UnitStatistics(rows=unit.rows, labels=unit.rows),
-            )
-            store.commit_unit(receipt)
-            yield UnitResult(key=unit.key, made=True, rows=unit.rows, seconds=0.0)
+    def write(unit: UnitPlan) -> Receipt:
+        begin, end = shards.bounds[numbers[unit.shard]]
+        names, content = shards.ids(numbers[unit.shard])
+        arrays = {name: np.asarray(rows[name][begin:end]) for name in LABELS} | {
+            FIDELITY_POSITION: np.empty(0, "<i4"),
+            FIDELITY_LOGITS: np.empty((0, CLASSES), "<f4"),
+        }
+        statistics = UnitStatistics(rows=unit.rows, labels=unit.rows)
+        return write_arrays(store, unit, ENCODING, names, content, arrays, statistics)
 
-    complete_set(store, plan, label, NOBODY, NOBODY)
+    write_set(store, plan, write, NOBODY, NOBODY)
