@@ -9,6 +9,8 @@ Shapes: N samples, D draws.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,3 +55,33 @@ def counters(content_ids: NDArray[np.uint8], items: NDArray[np.int64] | None = N
     if items is not None:
         words[:, 3] ^= (items.astype(np.uint64) * np.uint64(_WEYL[0]) & _LOW).astype(np.uint32)
     return words
+
+
+class Draws:
+    """Random numbers of B rows by purpose: what an augmentation is drawn from. Each purpose is drawn once."""
+
+    def __init__(self, make: Callable[[str, int], NDArray[np.float64]]) -> None:
+        """`make(purpose, count)` gives numbers in [0, 1), (B, count)."""
+        self._make = make
+        self._known: dict[str, NDArray[np.float64]] = {}
+
+    def __call__(self, purpose: str, count: int) -> NDArray[np.float64]:
+        """The numbers (B, count) of a purpose, which always asks for as many."""
+        if purpose not in self._known:
+            self._known[purpose] = self._make(purpose, count)
+        return self._known[purpose]
+
+    def of(self, rows: NDArray[np.int64]) -> Draws:
+        """Those of some of the rows."""
+        return Draws(lambda purpose, count: self(purpose, count)[rows])
+
+
+def step_draws(rng: np.random.Generator, rows: int) -> Draws:
+    """Draws of the rows of a step, from the step's own generator, purpose after purpose."""
+    return Draws(lambda purpose, count: rng.random((rows, count)))
+
+
+def view_draws(content_ids: NDArray[np.uint8], seed: int, view: int) -> Draws:
+    """Draws of the rows with these content ids (N, 16) in one view: a function of (seed, content id, view) alone."""
+    words_N4 = counters(content_ids)
+    return Draws(lambda purpose, count: uniform(words_N4, count, "view", seed, view, purpose))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.random import counters, philox, uniform
+from stages.random import counters, philox, step_draws, uniform, view_draws
 
 KNOWN = [
     ([0, 0, 0, 0], 0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
@@ -56,3 +56,29 @@ def test_labels_of_one_sample_draw_apart() -> None:
     assert len(np.unique(found)) == 12
     assert np.array_equal(found[0], uniform(counters(content[:1]), 4, "x")[0])
     assert not np.array_equal(found, uniform(counters(content, np.arange(3)), 4, "y"))
+
+
+def test_draws_of_a_view_are_golden() -> None:
+    """A change here changes the views of every set that there is."""
+    content = np.arange(32, dtype=np.uint8).reshape(2, 16)
+    found = view_draws(content, seed=3, view=2)("affine", 3)
+    assert np.round(found, 6).tolist() == VIEW
+
+
+VIEW = [[0.830526, 0.08876, 0.447227], [0.314839, 0.416329, 0.869377]]
+
+
+def test_a_views_draws_belong_to_seed_content_view_and_purpose() -> None:
+    content = np.random.default_rng(0).integers(0, 256, (4, 16)).astype(np.uint8)
+    first = view_draws(content, 0, 1)
+    assert np.array_equal(first.of(np.array([2, 0]))("crop", 4), view_draws(content[[2, 0]], 0, 1)("crop", 4))
+    others = [view_draws(content, 1, 1)("crop", 4), view_draws(content, 0, 2)("crop", 4), first("colour", 4)]
+    assert not any(np.array_equal(first("crop", 4), other) for other in others)
+
+
+def test_a_steps_draws_are_drawn_once_each() -> None:
+    draws = step_draws(np.random.default_rng(0), 3)
+    again = draws("affine", 6)
+    assert np.array_equal(again, np.random.default_rng(0).random((3, 6)))
+    assert draws("affine", 6) is again
+    assert np.array_equal(draws.of(np.array([2]))("affine", 6), again[[2]])

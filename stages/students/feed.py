@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from schemas.students import Stream
 from stages.labels.decoded import Decoded
+from stages.random import Draws, step_draws
 from stages.registry import validate_settings
 from stages.students.teacher import TeacherRows, teacher_rows
 from stages.tasks.base import Packed, Task
@@ -120,7 +121,7 @@ class Feed:
         """The shared rows of a step, with the logits of some label sets."""
         rows = self.rows.at(step)
         return SharedBatch(
-            inputs=self._read(rows.positions, rng(self._stream.seed, "augment", step)),
+            inputs=self._read(rows.positions, step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))),
             weights_B=torch.from_numpy(rows.weights).to(self._device),
             teachers={digest: self._teacher(digest, rows.positions) for digest in label_sets},
         )
@@ -133,7 +134,7 @@ class Feed:
         draw = rng(self._stream.seed, "labelled", budget, step)
         chosen = draw.integers(len(rows.train_positions), size=self._stream.labelled_batch_size)
         return LabelledBatch(
-            inputs=self._read(rows.train_positions[chosen], draw),
+            inputs=self._read(rows.train_positions[chosen], step_draws(draw, len(chosen))),
             truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
         )
 
@@ -147,11 +148,13 @@ class Feed:
         """Class numbers of the validation rows of one budget, in order."""
         return self.budgets[budget].validation_truth
 
-    def _read(self, positions: Positions, augmentation: np.random.Generator | None) -> torch.Tensor:
-        batch = self._task.batch(self.samples.gather(positions), self._preprocessing)
+    def _read(self, positions: Positions, draws: Draws | None) -> torch.Tensor:
+        packed = self.samples.gather(positions)
         self.counters["decoded"] += len(positions)
-        if augmentation is not None:
-            batch = self._task.augment(batch, self._augmentation, augmentation)
+        if draws is None:
+            batch = self._task.batch(packed, self._preprocessing)
+        else:
+            batch = self._task.augmented(packed, self._preprocessing, self._augmentation, draws)
             self.counters["augmented"] += len(positions)
         memory: Any = torch.channels_last if batch.dim() == 4 else torch.preserve_format
         return batch.to(self._device, memory_format=memory)

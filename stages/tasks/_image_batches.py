@@ -1,4 +1,4 @@
-"""Pictures as batches: resizing, cropping, augmentation. Pictures of one shape are handled together.
+"""Pictures as batches: resizing and cropping. Pictures of one shape are handled together.
 
 Shapes: B rows, H height, W width, K channels, S side of the model's input.
 """
@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from stages.tasks._images import Pixels, decode
-
-DRAWS = 6
-"""Random numbers per sample: angle, two shifts, size, shear, flip; always all, so that a setting moves no other."""
 
 
 def picture_batch(
@@ -27,17 +23,21 @@ def picture_batch(
     crop: float | None,
     own_maximum: bool,
     bgr: bool,
+    box_B4: np.ndarray | None = None,
 ) -> torch.Tensor:
     """float32 (B, K, S, S) in [0, 1] from raw pixels (B, H, W, K) or B encoded pictures.
 
     Without `crop` a picture is squeezed to a square; with it, the shorter side becomes floor(size / crop) and the
-    centre is cut out. `own_maximum` divides each picture, so cut, by its largest value (a black one stays black).
-    A row's result does not depend on the other rows, nor on whether it was stored raw or as a file without loss.
+    centre is cut out. With `box_B4` (top, left, height, width of each row, as shares of its picture) that part is
+    squeezed to a square instead. `own_maximum` divides each picture, so cut, by its largest value (a black one stays
+    black). A row's result depends on no other row, nor on whether it was stored raw or as a file without loss.
     """
-    if isinstance(pictures, np.ndarray):
+    if isinstance(pictures, np.ndarray) and box_B4 is None:
         batch = _resized(pictures, size, interpolation, crop)
     else:
-        decoded = [decode(data, channels) for data in pictures]
+        decoded = [item if isinstance(item, np.ndarray) else decode(item, channels) for item in pictures]
+        if box_B4 is not None:
+            decoded, crop = [_cut(pixels, box) for pixels, box in zip(decoded, box_B4, strict=True)], None
         batch = torch.empty(len(decoded), channels, size, size)
         for shape in dict.fromkeys(pixels.shape for pixels in decoded):
             rows = [row for row, pixels in enumerate(decoded) if pixels.shape == shape]
@@ -46,6 +46,14 @@ def picture_batch(
         largest = batch.amax(dim=(1, 2, 3), keepdim=True)
         batch /= torch.where(largest > 0, largest, 1.0)
     return batch.flip(1) if bgr else batch
+
+
+def _cut(pixels: Pixels, box_4: np.ndarray) -> Pixels:
+    """The part (h, w, K) of a picture (H, W, K) that a box names, to the nearest pixel and at least one."""
+    sides = np.array([*pixels.shape[:2]])
+    size = np.clip(np.rint(box_4[2:] * sides), 1, sides).astype(int)
+    start = np.minimum(np.rint(box_4[:2] * sides).astype(int), sides - size)
+    return pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
 
 
 def _resized(pixels: Pixels, size: int, interpolation: str, crop: float | None) -> torch.Tensor:
@@ -68,27 +76,3 @@ def _resized(pixels: Pixels, size: int, interpolation: str, crop: float | None) 
         ).clamp(0, 1)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return batch[:, :, top : top + size, left : left + size]
-
-
-def affine(batch: torch.Tensor, settings: Any, rng: np.random.Generator) -> torch.Tensor:
-    """The batch (B, K, S, S), each row under an affine map of its own, drawn evenly within the settings.
-
-    One draw of (B, 6) numbers and one resampling for all rows; what comes from outside a picture is black.
-    """
-    draw = rng.random((len(batch), DRAWS))
-    signed = 2 * draw - 1
-    low, high = settings.scale
-    angle = np.deg2rad(settings.rotate) * signed[:, 0]
-    shift = 2 * settings.translate * signed[:, 1:3]
-    shear = np.tan(np.deg2rad(settings.shear) * signed[:, 4])
-    size = low + (high - low) * draw[:, 3]
-    flip = np.where(settings.flip & (draw[:, 5] < 0.5), -1.0, 1.0)
-    cos, sin = np.cos(angle) / size, np.sin(angle) / size
-    # grid_sample asks where in the input an output pixel lies: the inverse of rotation, size and shear.
-    theta = np.empty((len(batch), 2, 3))
-    theta[:, 0] = np.stack([flip * (cos - shear * sin), flip * (sin + shear * cos), shift[:, 0]], axis=1)
-    theta[:, 1] = np.stack([-sin, cos, shift[:, 1]], axis=1)
-    grid = functional.affine_grid(torch.from_numpy(theta).float(), list(batch.shape), align_corners=False)
-    return functional.grid_sample(
-        batch, grid.to(batch.device), mode="bilinear", padding_mode="zeros", align_corners=False
-    )

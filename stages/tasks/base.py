@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from stages.random import Draws
+
 Packed = Mapping[str, Any]
 """Columns of packed samples by role. A `raw` column is a numpy array of shape (B, *shape) and the declared dtype,
 an `encoded` column a sequence of B bytes objects."""
@@ -75,7 +77,7 @@ class Task(ABC):
     Preprocessing: ClassVar[type[Contract]]
     """Settings of `teachers.*.preprocessing` and `students.*.preprocessing`."""
     Augmentation: ClassVar[type[Contract]]
-    """Settings of `training.augmentation`."""
+    """Settings of `training.augmentation`, and of the views of a label set."""
     roles: ClassVar[tuple[str, ...]]
     """Input columns that a source must have (`image`); beside them `label` and `sample_id` are optional."""
     files: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -119,8 +121,12 @@ class Task(ABC):
         """Packed samples as one input batch on the CPU (float32), before augmentation and normalisation."""
 
     @abstractmethod
-    def augment(self, batch: torch.Tensor, augmentation: Any, rng: np.random.Generator) -> torch.Tensor:
-        """The batch, augmented with parameters drawn from `rng` alone; the input is left as it is."""
+    def augmented(self, packed: Packed, preprocessing: Any, augmentation: Any, draws: Draws) -> torch.Tensor:
+        """As `batch`, of samples that are changed by parameters drawn from `draws` alone, each row by its own.
+
+        Parameters are relative to the sample, not to a model's input, so that models which want another size see the
+        same part of it. With nothing set the answer is that of `batch`.
+        """
 
     @abstractmethod
     def fake_batch(self, rows: int, preprocessing: Any) -> torch.Tensor:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from stages.random import Draws
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
 
 class ImageConfig(Contract):
     """Settings of the task."""
@@ -46,7 +51,7 @@ class ImagePreprocessing(Contract):
     """Side of the model's input in pixels; left out: the task's `image_size`."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How a picture is resized; the smooth ones are antialiased."""
-    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    crop: Share | None = None
     """Share of the shorter side that the centre crop keeps (torchvision's usual is 0.875); left out: no crop, and
     the picture is squeezed to a square."""
     mean: tuple[float, ...] = ()
@@ -70,11 +75,32 @@ class ImageAugmentation(Contract):
     """Largest shear, in degrees to either side."""
     flip: bool = False
     """Whether half of the pictures are mirrored left to right."""
+    crop: tuple[Share, Share] | None = None
+    """Smallest and largest share of the picture's area that is cut out, anywhere in it and with sides in a ratio from
+    3/4 to 4/3 of the picture's own, and brought to the model's size (Szegedy et al. 2015); left out: no cutting."""
+    brightness: Fraction = 0.0
+    """Largest relative change of brightness."""
+    contrast: Fraction = 0.0
+    """Largest relative change of the distance to the picture's mean grey."""
+    saturation: Fraction = 0.0
+    """Largest relative change of the distance to grey, pixel by pixel; grey pictures have none."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether pictures are mapped anywhere else."""
+        return bool(self.rotate or self.translate or self.scale != (1.0, 1.0) or self.shear or self.flip)
+
+    @property
+    def recolours(self) -> bool:
+        """Whether colours change."""
+        return bool(self.brightness or self.contrast or self.saturation)
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageAugmentation:
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"`scale` goes from small to large, not from {self.scale[0]:g} to {self.scale[1]:g}")
+        for name in ("scale", "crop"):
+            bounds = getattr(self, name)
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"`{name}` goes from small to large, not from {bounds[0]:g} to {bounds[1]:g}")
         return self
 
 
@@ -119,23 +145,22 @@ class ImageClassification(Task):
 
     def batch(self, packed: Packed, preprocessing: ImagePreprocessing) -> torch.Tensor:
         """Packed pictures as float32 (B, K, S, S) in [0, 1]."""
-        from stages.tasks._image_batches import picture_batch
+        return self._batch(packed, preprocessing, None)
 
-        return picture_batch(
-            packed["image"],
-            channels=self.config.channels,
-            size=self._size(preprocessing),
-            interpolation=preprocessing.interpolation,
-            crop=preprocessing.crop,
-            own_maximum=self.config.scale == "max",
-            bgr=preprocessing.channel_order == "bgr",
-        )
+    def augmented(
+        self, packed: Packed, preprocessing: ImagePreprocessing, augmentation: ImageAugmentation, draws: Draws
+    ) -> torch.Tensor:
+        """As `batch`, each picture cut out, under one affine map and in colours of its own."""
+        from stages.tasks._augmentation import AFFINE, BOX, COLOUR, affine, boxes, recoloured
 
-    def augment(self, batch: torch.Tensor, augmentation: ImageAugmentation, rng: np.random.Generator) -> torch.Tensor:
-        """The batch under one affine map per row; the batch itself where nothing is set."""
-        from stages.tasks._image_batches import affine
-
-        return batch if augmentation == ImageAugmentation() else affine(batch, augmentation, rng)
+        affine_draw = draws("affine", AFFINE) if augmentation.moves else None
+        box_B4 = boxes(draws("crop", BOX), augmentation.crop) if augmentation.crop else None
+        batch = self._batch(packed, preprocessing, box_B4)
+        if affine_draw is not None:
+            batch = affine(batch, augmentation, affine_draw)
+        if augmentation.recolours:
+            batch = recoloured(batch, augmentation, draws("colour", COLOUR), preprocessing.channel_order == "bgr")
+        return batch
 
     def fake_batch(self, rows: int, preprocessing: ImagePreprocessing) -> torch.Tensor:
         """Grey ramps, (rows, K, S, S)."""
@@ -166,6 +191,20 @@ class ImageClassification(Task):
         from stages.tasks._metrics import weighted_metric
 
         return weighted_metric(logits, truth, metric, weights)
+
+    def _batch(self, packed: Packed, preprocessing: ImagePreprocessing, box_B4: np.ndarray | None) -> torch.Tensor:
+        from stages.tasks._image_batches import picture_batch
+
+        return picture_batch(
+            packed["image"],
+            channels=self.config.channels,
+            size=self._size(preprocessing),
+            interpolation=preprocessing.interpolation,
+            crop=preprocessing.crop,
+            own_maximum=self.config.scale == "max",
+            bgr=preprocessing.channel_order == "bgr",
+            box_B4=box_B4,
+        )
 
     def _size(self, preprocessing: ImagePreprocessing) -> int:
         size: int = preprocessing.size or self.config.image_size

@@ -5,7 +5,7 @@ Shapes: B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from schemas.spec import Storage
 from schemas.teachers import LabelledDomain
 from stages.domains.reader import Samples, read_budget
 from stages.places import Place
-from stages.tasks.base import Task
+from stages.random import Draws
+from stages.tasks.base import Packed, Task
 
 
 class LabelledRows:
@@ -55,12 +56,26 @@ class LabelledRows:
 
     def batch(self, task: Task, preprocessing: Any, positions: NDArray[np.int64]) -> torch.Tensor:
         """The inputs of B rows, in their order."""
+        return self._read(positions, lambda packed, rows: task.batch(packed, preprocessing))
+
+    def augmented(
+        self, task: Task, preprocessing: Any, augmentation: Any, positions: NDArray[np.int64], draws: Draws
+    ) -> torch.Tensor:
+        """The inputs of B rows, in their order, augmented by their draws."""
+        return self._read(
+            positions, lambda packed, rows: task.augmented(packed, preprocessing, augmentation, draws.of(rows))
+        )
+
+    def _read(
+        self, positions: NDArray[np.int64], make: Callable[[Packed, NDArray[np.int64]], torch.Tensor]
+    ) -> torch.Tensor:
+        """One batch of the rows of each domain; `make` is told which rows of the batch it makes."""
         domain_B = np.searchsorted(self._starts, positions, side="right") - 1
         batch: torch.Tensor | None = None
         for domain in np.unique(domain_B):
             rows = np.flatnonzero(domain_B == domain)
             packed = self._samples[domain].gather(positions[rows] - self._starts[domain])
-            part = task.batch(packed, preprocessing)
+            part = make(packed, rows)
             if len(rows) == len(positions):
                 return part
             batch = part.new_empty((len(positions), *part.shape[1:])) if batch is None else batch

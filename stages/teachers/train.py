@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from schemas.errors import ModelError, TrainingFailed
 from schemas.teachers import EpochQuality, TrainTeacher
+from stages.random import step_draws
 from stages.registry import validate_settings
 from stages.tasks import get_task
 from stages.teachers.rows import LabelledRows
@@ -135,7 +136,8 @@ class TeacherTraining:
         positions, weights = self._share(batch.positions), self._share(batch.weights)
         random = rng(self.way.seed, "teacher", batch.epoch, step, self.rank)
         torch.manual_seed(int(random.integers(2**63)))  # dropout; a resumed training draws the same
-        inputs = self.task.augment(self.rows.batch(self.task, self.preprocessing, positions), self.augmentation, random)
+        draws = step_draws(random, len(positions))
+        inputs = self.rows.augmented(self.task, self.preprocessing, self.augmentation, positions, draws)
         logits = parallel(self._to_device(inputs)).float()
         losses = functional.cross_entropy(
             logits,

@@ -56,7 +56,7 @@ class Words(Task):
     def _none(self, *args: Any) -> Any:
         raise NotImplementedError
 
-    batch = augment = fake_batch = build = score = score_rows = _none  # type: ignore[assignment]
+    batch = augmented = fake_batch = build = score = score_rows = _none  # type: ignore[assignment]
 
 
 TASK = Words

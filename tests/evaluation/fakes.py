@@ -59,8 +59,8 @@ class CountingTask(Task):
     def class_name(self, value: Any) -> str:
         return str(value)
 
-    def augment(self, batch: torch.Tensor, augmentation: Any, rng: np.random.Generator) -> torch.Tensor:
-        return batch
+    def augmented(self, packed: Mapping[str, Any], preprocessing: Any, augmentation: Any, draws: Any) -> torch.Tensor:
+        return self.batch(packed, preprocessing)
 
     def fake_batch(self, rows: int, preprocessing: Any) -> torch.Tensor:
         return torch.zeros(rows, 4)

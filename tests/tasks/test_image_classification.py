@@ -18,7 +18,9 @@ from torch.nn import functional
 
 from schemas.base import Part
 from schemas.errors import ModelError
+from stages.random import step_draws
 from stages.tasks import get_task, task_code
+from stages.tasks._augmentation import affine, boxes
 from stages.tasks.base import BadRow
 from stages.tasks.image_classification import (
     ImageAugmentation,
@@ -184,24 +186,33 @@ def test_own_maximum_makes_strokes_alike() -> None:
 # --- augmentation ------------------------------------------------------------------------------------------------
 
 
-def test_augmentation_depends_on_the_generator_alone() -> None:
-    batch = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    before = batch.clone()
+def augmented(
+    pictures: Any, augmentation: ImageAugmentation, seed: int, task: ImageClassification = GREY, **preprocessing: Any
+) -> torch.Tensor:
+    draws = step_draws(np.random.default_rng(seed), len(pictures))
+    return task.augmented({"image": pictures}, ImagePreprocessing(**preprocessing), augmentation, draws)
+
+
+def test_augmentation_depends_on_its_draws_alone() -> None:
+    pictures = pixels(0, 5, 8, 8, 1)
+    before = pictures.copy()
     torch.manual_seed(1)
-    first = GREY.augment(batch, STRONG, np.random.default_rng(7))
+    first = augmented(pictures, STRONG, 7)
     torch.manual_seed(2)
-    assert torch.equal(first, GREY.augment(batch, STRONG, np.random.default_rng(7)))
-    assert not torch.equal(first, GREY.augment(batch, STRONG, np.random.default_rng(8)))
-    assert torch.equal(batch, before)
-    assert not torch.equal(first[0], GREY.augment(batch, STRONG, np.random.default_rng(7))[1])
+    assert torch.equal(first, augmented(pictures, STRONG, 7))
+    assert not torch.equal(first, augmented(pictures, STRONG, 8))
+    assert np.array_equal(pictures, before)
+    assert not torch.equal(augmented(np.stack([pictures[0]] * 2), STRONG, 7)[0], first[1])
 
 
-def test_nothing_set_changes_nothing() -> None:
-    batch = torch.rand(2, 1, 8, 8)
-    assert GREY.augment(batch, ImageAugmentation(), np.random.default_rng(0)) is batch
+def test_nothing_set_changes_nothing_and_draws_nothing() -> None:
+    pictures, rng = pixels(1, 2, 8, 8, 1), np.random.default_rng(0)
+    found = GREY.augmented({"image": pictures}, ImagePreprocessing(), ImageAugmentation(), step_draws(rng, 2))
+    assert torch.equal(found, batch_of(GREY, pictures))
+    assert rng.random() == np.random.default_rng(0).random()
 
 
-def test_each_setting_does_what_it_says() -> None:
+def test_each_map_does_what_it_says() -> None:
     """Against what torchvision gives for the parameters that were drawn."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import affine as reference
@@ -215,33 +226,91 @@ def test_each_setting_does_what_it_says() -> None:
         ImageAugmentation(scale=(0.6, 1.6)),
         ImageAugmentation(shear=20),
     ):
-        draw = np.random.default_rng(11).random((1, 6))[0]
-        signed = 2 * draw - 1
+        draw = np.random.default_rng(11).random((1, 6))
+        signed = 2 * draw[0] - 1
         wanted = reference(
             smooth,
             angle=settings_.rotate * signed[0],
             # A positive draw looks to the right of an output pixel, so the picture moves to the left.
             translate=[-settings_.translate * signed[1] * 32, -settings_.translate * signed[2] * 32],
-            scale=settings_.scale[0] + (settings_.scale[1] - settings_.scale[0]) * draw[3],
+            scale=settings_.scale[0] + (settings_.scale[1] - settings_.scale[0]) * draw[0, 3],
             shear=[settings_.shear * signed[4], 0.0],
             interpolation=InterpolationMode.BILINEAR,
         )
-        found = GREY.augment(smooth, settings_, np.random.default_rng(11))
+        found = affine(smooth, settings_, draw)
         inner = (slice(None), slice(None), slice(6, -6), slice(6, -6))
         assert float((found - wanted)[inner].abs().max()) < 0.02, settings_
 
 
 def test_flip_mirrors_about_half() -> None:
-    batch = torch.rand(200, 1, 8, 8)
-    found = GREY.augment(batch, ImageAugmentation(flip=True), np.random.default_rng(0))
-    mirrored = [torch.allclose(row, old.flip(2), atol=1e-5) for row, old in zip(found, batch, strict=True)]
-    same = [torch.allclose(row, old, atol=1e-5) for row, old in zip(found, batch, strict=True)]
+    pictures = pixels(3, 200, 8, 8, 1)
+    found, plain = augmented(pictures, ImageAugmentation(flip=True), 0), batch_of(GREY, pictures)
+    mirrored = [torch.allclose(row, old.flip(2), atol=1e-5) for row, old in zip(found, plain, strict=True)]
+    same = [torch.allclose(row, old, atol=1e-5) for row, old in zip(found, plain, strict=True)]
     assert sum(mirrored) + sum(same) == 200
     assert 70 < sum(mirrored) < 130
 
 
+def test_colours_change_as_torchvision_changes_them() -> None:
+    from torchvision.transforms.v2 import functional as reference
+
+    pictures, settings_ = pixels(4, 3, 8, 8, 3), ImageAugmentation(brightness=0.5, contrast=0.4, saturation=0.9)
+    factors = 1 + np.array([0.5, 0.4, 0.9]) * (2 * np.random.default_rng(5).random((3, 3)) - 1)
+    found, plain = augmented(pictures, settings_, 5, COLOUR), batch_of(COLOUR, pictures)
+    for row, (brightness, contrast, saturation) in enumerate(factors):
+        wanted = reference.adjust_contrast(reference.adjust_brightness(plain[row], brightness), contrast)
+        wanted = reference.adjust_saturation(wanted, saturation)
+        assert torch.allclose(found[row], wanted, atol=1e-5)
+    assert torch.allclose(augmented(pictures, settings_, 5, COLOUR, channel_order="bgr"), found.flip(1), atol=1e-6)
+    grey = augmented(pixels(4, 3, 8, 8, 1), ImageAugmentation(saturation=1.0), 5)
+    assert torch.allclose(grey, batch_of(GREY, pixels(4, 3, 8, 8, 1)), atol=1e-6)
+
+
+@given(st.integers(0, 99), st.floats(0.05, 1), st.floats(0.05, 1))
+def test_a_cut_lies_in_the_picture_and_has_the_area_that_was_asked(seed: int, one: float, other: float) -> None:
+    share = (min(one, other), max(one, other))
+    box = boxes(np.random.default_rng(seed).random((50, 4)), share)
+    assert (box >= 0).all()
+    assert (box[:, :2] + box[:, 2:] <= 1 + 1e-12).all()
+    inside = (box[:, 2:] < 1).all(axis=1)  # where no side had to be shortened
+    area = box[:, 2] * box[:, 3]
+    assert (area <= share[1] + 1e-9).all()
+    assert (area[inside] >= share[0] - 1e-9).all()
+    ratio = box[inside, 3] / box[inside, 2]
+    assert ((ratio <= 4 / 3 + 1e-9) & (ratio >= 3 / 4 - 1e-9)).all()
+
+
+def test_a_cut_is_made_before_resizing() -> None:
+    """Models of two sizes see one part of the picture, each as sharp as its own input allows."""
+    picture = pixels(6, 1, 64, 48, 1)
+    box = boxes(np.random.default_rng(9).random((1, 4)), (0.2, 0.4))[0]
+    top, left, height, width = box * [64, 48, 64, 48]
+    rows = slice(round(top), round(top) + round(height))
+    cut = picture[:, rows, round(left) : round(left) + round(width)]
+    for size in (8, 24):
+        found = augmented(picture, ImageAugmentation(crop=(0.2, 0.4)), 9, size=size, crop=0.5)
+        assert torch.equal(found, batch_of(GREY, cut, size=size))
+
+
+def test_a_cut_of_a_file_is_that_of_its_pixels() -> None:
+    arrays = [pixels(7, 20, 14, 3), pixels(8, 11, 17, 3)]
+    cut = ImageAugmentation(crop=(0.3, 0.8))
+    files = augmented([png(array) for array in arrays], cut, 3, COLOUR)
+    assert torch.equal(files, augmented(arrays, cut, 3, COLOUR))
+    assert torch.equal(files[0], augmented(arrays[0][None], cut, 3, COLOUR)[0])
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"rotate": 181}, {"translate": 1.1}, {"scale": (1.2, 0.8)}, {"shear": 90}, {"blur": 1}]
+    "wrong",
+    [
+        {"rotate": 181},
+        {"translate": 1.1},
+        {"scale": (1.2, 0.8)},
+        {"shear": 90},
+        {"crop": (0.8, 0.2)},
+        {"crop": (0, 1)},
+        {"blur": 1},
+    ],
 )
 def test_settings_out_of_bounds_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
