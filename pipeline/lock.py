@@ -15,6 +15,7 @@ import yaml
 from pipeline.specs import LoadedSpec
 from schemas.artifacts import LabelSetRef
 from schemas.errors import SpecError, UserError
+from schemas.labels import Views
 from schemas.lock import Lock, LockedLabels
 from schemas.spec import Labels
 from stages.labels.store import Store
@@ -25,10 +26,19 @@ HEAD = "# Which label sets this spec uses. Written by `crossdistill run`; keep i
 
 
 @dataclass(frozen=True)
+class Given:
+    """A label set that stands in a store already."""
+
+    ref: LabelSetRef
+    views: Views
+    """The readings of each sample that it holds."""
+
+
+@dataclass(frozen=True)
 class Locked:
     """The label sets that a spec takes from stores, and the lock that fits them."""
 
-    refs: dict[str, LabelSetRef]
+    given: dict[str, Given]
     """By their name in the spec."""
     lock: Lock
     path: Path
@@ -57,35 +67,36 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
     path = lock_path(loaded)
     wanted = {name: labels for name, labels in loaded.spec.labels.items() if labels.from_ is not None}
     known = _read(path) if wanted else Lock()
-    found: dict[str, LockedLabels] = {}
+    found: dict[str, tuple[LockedLabels, Views]] = {}
     problems: list[str] = []
     for name, labels in wanted.items():
         try:
             found[name] = _look(labels, Place(str(labels.from_), loaded.spec.storage))
+            now, _ = found[name]
         except UserError as error:
             problems += [f"labels.{name}: {problem}" for problem in error.problems]
             continue
         before = known.labels.get(name)
-        same_name = before is not None and (before.store, before.name) == (found[name].store, found[name].name)
-        if before is not None and same_name and before != found[name] and not update:
+        same_name = before is not None and (before.store, before.name) == (now.store, now.name)
+        if before is not None and same_name and before != now and not update:
             problems.append(
                 f"labels.{name}: '{before.name}' of {before.store} is another set than {path.name} has locked "
-                f"(fingerprint {found[name].fingerprint[:12]}, root digest {found[name].digest[:12]}; locked: "
+                f"(fingerprint {now.fingerprint[:12]}, root digest {now.digest[:12]}; locked: "
                 f"{before.fingerprint[:12]}, {before.digest[:12]}). Take the new one with `crossdistill run "
                 f"{loaded.path.name} --update-lock`, or name the old one by its version (`{before.name}@v1`)"
             )
     if problems:
         raise SpecError(*problems)
-    refs = {
-        name: LabelSetRef(uri=str(wanted[name].from_), fingerprint=item.fingerprint, digest=item.digest)
-        for name, item in found.items()
+    given = {
+        name: Given(LabelSetRef(uri=str(wanted[name].from_), fingerprint=item.fingerprint, digest=item.digest), views)
+        for name, (item, views) in found.items()
     }
-    lock = Lock(labels=found)
-    return Locked(refs, lock, path, bool(wanted) and lock != known)
+    lock = Lock(labels={name: item for name, (item, _) in found.items()})
+    return Locked(given, lock, path, bool(wanted) and lock != known)
 
 
-def _look(labels: Labels, place: Place) -> LockedLabels:
-    """The set that a name means in its store now."""
+def _look(labels: Labels, place: Place) -> tuple[LockedLabels, Views]:
+    """The set that a name means in its store now, and the views that it holds."""
     store = Store.open(place)
     name = labels.tag or str(labels.fingerprint)
     fingerprint = read_tag(place, labels.tag)[1].fingerprint if labels.tag else str(labels.fingerprint)
@@ -96,7 +107,8 @@ def _look(labels: Labels, place: Place) -> LockedLabels:
         )
     if labels.tag and read_tag(place, labels.tag)[1].digest != manifest.digest:
         raise SpecError(f"{place.uri}: the set that '{name}' means was rewritten after it was tagged: do not use it")
-    return LockedLabels(store=str(labels.from_), name=name, fingerprint=fingerprint, digest=manifest.digest)
+    now = LockedLabels(store=str(labels.from_), name=name, fingerprint=fingerprint, digest=manifest.digest)
+    return now, manifest.views
 
 
 def _read(path: Path) -> Lock:

@@ -7,6 +7,7 @@ from typing import Any
 
 from schemas.base import Contract, Part
 from schemas.errors import SpecError, UserError
+from schemas.labels import Views
 from schemas.spec import Spec, Training
 from stages.registry import validate_settings
 
@@ -22,6 +23,7 @@ class NormalParts:
     teacher_training: dict[str, Training] = field(default_factory=dict)
     student_training: dict[str, Training] = field(default_factory=dict)
     method: dict[str, Part] = field(default_factory=dict)
+    views: dict[str, Views] = field(default_factory=dict)
 
 
 def normal_parts(spec: Spec) -> NormalParts:
@@ -56,6 +58,9 @@ def normal_parts(spec: Spec) -> NormalParts:
         where = f"teachers.{name}"
         parts.teacher_preprocessing[name] = checked(task.Preprocessing, teacher.preprocessing, f"{where}.preprocessing")
         parts.teacher_training[name] = training(teacher.training, where)
+    for name, labels in spec.labels.items():
+        settings = checked(task.Augmentation, labels.views.settings, f"labels.{name}.views.settings")
+        parts.views[name] = labels.views.model_copy(update={"settings": settings})
     for name, student in spec.students.items():
         where = f"students.{name}"
         parts.student_preprocessing[name] = checked(task.Preprocessing, student.preprocessing, f"{where}.preprocessing")

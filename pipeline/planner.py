@@ -92,7 +92,7 @@ def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False, upd
     if not look_only:
         check_places(loaded, context.workspace)
     locked = resolve(loaded, update_lock)
-    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace), locked.refs)
+    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace), locked.given)
     plan = Plan(loaded, graph, context.workspace.uri, {}, locked)
     problems: list[str] = []
     for step in graph.steps.values():

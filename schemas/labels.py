@@ -45,7 +45,18 @@ class Views(Contract):
     seed: NonNegativeInt = 0
     """Seed of the parameters, which belong to (seed, `content_id`, view)."""
     settings: dict[str, Any] = {}
-    """The task's own settings of a view (such as crop, flip, rotation, colour)."""
+    """The task's augmentation settings (such as crop, flip, rotation, colour); every view but 0 is drawn from them."""
+
+
+class Replay(Contract):
+    """One view as it was when the set was made, so that a reader can tell whether it sees the same."""
+
+    position: NonNegativeInt
+    """The sample, by its place in the set."""
+    view: PositiveInt
+    """The view."""
+    sketch: tuple[float, ...]
+    """A few numbers that tell an input from another (`stages.labels.views.sketch`), without showing it."""
 
 
 class LabelShape(Contract):
@@ -129,6 +140,8 @@ class LabelsOutputs(Document):
     """Units that it lists."""
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
+    views: Views = Views()
+    """The readings of each sample that it holds: students replay them."""
 
 
 class FieldSchema(Contract):
@@ -258,7 +271,7 @@ class SetPlan(Document):
 class SetManifest(Document):
     """`sets/FINGERPRINT/set.json`: written last; a set without one does not exist."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     fingerprint: Digest
     """Fingerprint of the set."""
@@ -268,6 +281,8 @@ class SetManifest(Document):
     """Samples in the set."""
     views: Views = Views()
     """The readings of each sample."""
+    replays: tuple[Replay, ...] = ()
+    """Some of the views, spread over the set, to be compared before anything is trained on them."""
     units: NonNegativeInt
     """Units in the set."""
     label_schema: LabelSchema

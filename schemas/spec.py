@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
-from schemas.labels import Requirements
+from schemas.labels import Requirements, Views
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -160,7 +160,8 @@ class Training(Contract):
     gradient_clip: PositiveFloat | None = None
     """Largest norm of the gradient of all weights together."""
     augmentation: dict[str, Any] = {}
-    """The task's own augmentation settings; empty for none."""
+    """The task's own augmentation settings; empty for none. A student whose label set holds views reads its shared rows
+    in these instead, and augments its labelled rows."""
     keep: Literal["best", "last"] | None = None
     """Weights kept: best on the validation budget, or last. Left out: best for teachers, last for students."""
 
@@ -244,6 +245,8 @@ class Labels(Contract):
     """Precision that the teacher computes in, on every device."""
     batch_size: PositiveInt = 256
     """Rows per forward pass; batches never span shards."""
+    views: Views = Views()
+    """Augmented readings of each sample that are labelled as well; students then see the very pixels of the teacher."""
     difficulty: tuple[Literal["entropy", "margin"], ...] = ()
     """How hard each label is by the teacher's own word, stored beside it."""
     require: Requirements = Requirements()
@@ -256,6 +259,11 @@ class Labels(Contract):
                 raise ValueError("labels have a `teacher` to ask, or come `from` a store")
             if self.tag is not None or self.fingerprint is not None:
                 raise ValueError("`tag` and `fingerprint` go with `from`, the store that holds the set")
+            if (self.views.count > 1) != bool(self.views.settings):
+                raise ValueError(
+                    "`views` has a `count` above 1 and `settings` that they are drawn by (the task's augmentation "
+                    "settings, such as {crop: [0.5, 1], flip: true}); view 0 is the sample itself"
+                )
             return self
         if (self.tag is None) == (self.fingerprint is None):
             raise ValueError("labels `from` a store are named by `tag` or by `fingerprint`, one of them")

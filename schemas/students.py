@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from schemas.artifacts import BudgetRef, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
+from schemas.labels import Views
 from schemas.spec import Training
 from schemas.teachers import EpochQuality
 
@@ -27,7 +28,9 @@ class Stream(Contract):
     labelled_batch_size: PositiveInt
     """Rows with true labels of a step, per draw of the budget."""
     augmentation: dict[str, Any] = {}
-    """The task's augmentation settings."""
+    """The task's augmentation settings; with `views`, of the labelled rows alone."""
+    views: Views = Views()
+    """The readings of each shared row, as the label sets hold them: view (row + epoch) modulo their count."""
     preprocessing: dict[str, Any] = {}
     """How the students want their input."""
     window_bytes: PositiveInt = 256 * 2**20

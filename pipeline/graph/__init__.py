@@ -14,8 +14,9 @@ from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs, Step
 from pipeline.graph.students import add_student
 from pipeline.graph.teachers import add_labels, add_teacher
+from pipeline.lock import Given
 from pipeline.parts import normal_parts
-from schemas.artifacts import LabelSetRef, WeightsRef
+from schemas.artifacts import WeightsRef
 from schemas.spec import Spec
 
 __all__ = ["Graph", "Outputs", "Step", "build_graph"]
@@ -25,7 +26,7 @@ def build_graph(
     spec: Spec,
     source_digests: Mapping[str, str],
     weights: Mapping[str, WeightsRef],
-    given: Mapping[str, LabelSetRef] | None = None,
+    given: Mapping[str, Given] | None = None,
 ) -> Graph:
     """The graph of a checked spec (`pipeline.checks`), in which every name refers to something.
 

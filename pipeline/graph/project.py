@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.lock import Given
 from pipeline.parts import NormalParts
-from schemas.artifacts import LabelSetRef, WeightsRef
+from schemas.artifacts import WeightsRef
 from schemas.base import Part
 from schemas.errors import SpecError
+from schemas.labels import Views
 from schemas.spec import Spec, Student
 from schemas.students import Arm
 
@@ -24,7 +26,7 @@ class Project:
     """Digest of each domain's source."""
     weights: Mapping[str, WeightsRef]
     """Given weights by their place."""
-    given: Mapping[str, LabelSetRef] = field(default_factory=dict)
+    given: Mapping[str, Given] = field(default_factory=dict)
     """Label sets of other stores, by their name in the spec."""
 
     @property
@@ -116,22 +118,31 @@ class Project:
         arms = self.arms(name)
         return [*arms, "source-only"] if "source-finetuned" in arms and "source-only" not in arms else arms
 
-    def stream_settings(self, name: str) -> dict[str, Any]:
-        """What students must have in common, beside their domain, to train from one stream."""
+    def views(self, student: Student) -> Views:
+        """The readings of each shared row, as its label set holds them."""
+        if student.labels is None:
+            return Views()
+        given = self.given.get(student.labels)
+        return self.normal.views[student.labels] if given is None else given.views
+
+    def stream_settings(self, name: str, on_source: bool) -> dict[str, Any]:
+        """What students must have in common, beside their domain, to train from one stream on source or target."""
         training = self.normal.student_training[name]
         return {
             "batch_size": training.batch_size,
             "labelled_batch_size": training.labelled_batch_size or training.batch_size,
             "augmentation": training.augmentation,
+            "views": Views() if on_source else self.views(self.spec.students[name]),
             "preprocessing": self.normal.student_preprocessing[name],
         }
 
-    def cohort(self, name: str) -> str:
+    def cohort(self, name: str, on_source: bool) -> str:
         """What the students that train from one stream have in common, by the first of them and their number."""
 
         def side(student: str) -> str:
             spec = self.spec.students[student]
-            return repr((self.target(spec), self.source(spec), self.stream_settings(student)))
+            return repr((self.target(spec), self.source(spec), self.stream_settings(student, on_source)))
 
         members = [other for other in self.spec.students if side(other) == side(name)]
-        return f"students.{members[0]}" + (f"+{len(members) - 1}" if len(members) > 1 else "")
+        whole = f"students.{members[0]}" + (f"+{len(members) - 1}" if len(members) > 1 else "")
+        return f"{whole}.source" if on_source else whole

@@ -34,7 +34,7 @@ def _add(
     graph: Graph, project: Project, step: str, domain: str, name: str, arms: tuple[Arm, ...], after: tuple[str, ...]
 ) -> None:
     student = project.spec.students[name]
-    target = project.target(student)
+    target, on_source = project.target(student), arms == ("source-only",)
     needs = [*project.data(domain, *(student.seeds if project.has_budget(domain) else (0,))), *project.data(target)]
     if "distilled" in arms and student.labels:
         needs.append(f"labels.{student.labels}")
@@ -48,7 +48,11 @@ def _add(
         return CohortInputs(
             task=project.task,
             classes=classes_for(project, done, name),
-            stream=Stream(samples=done[samples].samples, split=done[split].split, **project.stream_settings(name)),
+            stream=Stream(
+                samples=done[samples].samples,
+                split=done[split].split,
+                **project.stream_settings(name, on_source),
+            ),
             students=tuple(
                 _student(project, done, name, arm, seed, domain, starts)
                 for arm in arms
@@ -58,8 +62,7 @@ def _add(
             ),
         )
 
-    group = project.cohort(name) + (".source" if arms == ("source-only",) else "")
-    graph.add(step, needs, inputs, after=after, group=group)
+    graph.add(step, needs, inputs, after=after, group=project.cohort(name, on_source))
 
 
 def _student(

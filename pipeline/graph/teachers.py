@@ -70,7 +70,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             f"labels.{name}",
             (samples,),
             lambda done: LabelsInputs(
-                task=project.task, given=project.given[name], samples=done[samples].samples, require=labels.require
+                task=project.task, given=project.given[name].ref, samples=done[samples].samples, require=labels.require
             ),
         )
         return
@@ -85,6 +85,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             encoding=labels.encoding,
             precision=labels.precision,
             batch_size=labels.batch_size,
+            views=project.normal.views[name],
             difficulty=labels.difficulty,
             require=labels.require,
             store=project.spec.store,

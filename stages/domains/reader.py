@@ -80,6 +80,16 @@ class Samples:
         """uint8 (N, 16). Touches every shard."""
         return np.concatenate([self.content_ids(shard) for shard in range(len(self.shards))])
 
+    def content_ids_at(self, positions: np.ndarray) -> np.ndarray:
+        """uint8 (B, 16) of the rows at `positions`, int64 (B,). Touches their shards alone."""
+        positions = np.asarray(positions, np.int64)
+        shard_B = np.searchsorted(self.offsets, positions, side="right") - 1
+        found = np.empty((len(positions), 16), np.uint8)
+        for shard in np.unique(shard_B).tolist():
+            rows = shard_B == shard
+            found[rows] = self.content_ids(shard)[positions[rows] - self.offsets[shard]]
+        return found
+
     def given_split(self) -> np.ndarray:
         """int8 (N,): the split that each row's place in the source stands for. Raises DataError if there is none."""
         if not self.manifest.given_splits:

@@ -38,8 +38,18 @@ class AlignedLabels:
         self._labels, self._rows = labels, rows
         self.classes = labels.classes
         self.schema = labels.schema
+        self.manifest = labels.manifest
 
-    def gather(self, positions: np.ndarray, view: int = 0) -> dict[str, np.ndarray]:
+    def samples_at(self, positions: np.ndarray) -> np.ndarray:
+        """Which sample stands at each position of the set, -1 where none of them does. One pass over all samples."""
+        order = np.argsort(positions, kind="stable")
+        found = np.full(len(positions), -1, np.int64)
+        places = np.minimum(np.searchsorted(positions, self._rows, sorter=order), len(positions) - 1)
+        same = positions[order][places] == self._rows
+        found[order[places[same]]] = np.flatnonzero(same)
+        return found
+
+    def gather(self, positions: np.ndarray, view: int | np.ndarray = 0) -> dict[str, np.ndarray]:
         """As `LabelSet.gather`, by positions of the samples."""
         return self._labels.gather(self._rows[positions], view)
 
@@ -47,7 +57,7 @@ class AlignedLabels:
         """As `LabelSet.decode`."""
         return self._labels.decode(stored)
 
-    def logits(self, positions: np.ndarray, view: int = 0) -> np.ndarray:
+    def logits(self, positions: np.ndarray, view: int | np.ndarray = 0) -> np.ndarray:
         """As `LabelSet.logits`, by positions of the samples."""
         return self.decode(self.gather(positions, view)).dense()
 

@@ -15,7 +15,7 @@ import numpy as np
 from schemas.canonical import digest_bytes
 from schemas.encodings import Encoding
 from schemas.errors import DataError, ModelError
-from schemas.labels import LAYOUT, LabelSchema, Receipt, UnitPlan, UnitStatistics
+from schemas.labels import LAYOUT, LabelSchema, Receipt, UnitPlan, UnitStatistics, Views
 from stages.labels.decoded import DenseLabels
 from stages.labels.encodings import ITEMS, KEPT, Basis, codec_of
 from stages.labels.layout import Layout
@@ -48,6 +48,7 @@ class How:
     fidelity_threshold: int = FIDELITY_SCALE
     fidelity_labels: int = 1
     basis: Basis | None = None
+    views: Views = field(default_factory=Views)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def encode_set(labels: LabelSet, encoding: Encoding, place: Place, told: Told) -
     def write(unit: UnitPlan) -> Receipt:
         return _encoded(labels, numbers[unit.key], unit, making).write(store)
 
-    return write_set(store, plan, write, labels.manifest.teacher, labels.manifest.samples, told)
+    manifest = labels.manifest
+    return write_set(store, plan, write, manifest.teacher, manifest.samples, told, manifest.replays)
 
 
 def _plan(labels: LabelSet, schema: LabelSchema, how: dict[str, Any]) -> SetPlan:

@@ -24,7 +24,16 @@ def check_given(context: Context, inputs: LabelsInputs, given: LabelSetRef) -> S
 
     labels = LabelSet.open_ref(context.place(given), given)
     _check_task(labels, inputs.task)
-    if labels.align(Samples.open(context.place(inputs.samples), inputs.samples)) is not labels:
+    samples = Samples.open(context.place(inputs.samples), inputs.samples)
+    aligned = labels.align(samples)
+    if labels.manifest.replays:
+        from stages.labels.views import check_replays
+        from stages.tasks import get_task
+
+        if not check_replays(aligned, get_task(inputs.task), samples):
+            name = given.fingerprint[:12]
+            context.tell("warning", f"no view of label set {name} could be compared: none is of these samples")
+    if aligned is not labels:
         context.tell("warning", f"label set {given.fingerprint[:12]} is packed another way: it is read through its ids")
     return labels.manifest
 

@@ -24,7 +24,8 @@ from schemas.labels import Receipt, UnitPlan, UnitResult
 from stages.labels.alignment import Samples
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows
 from stages.labels.store import Store
-from stages.tasks.base import Packed, Task
+from stages.labels.views import view_inputs
+from stages.tasks.base import Packed, Task, rows_of
 
 DECODERS = 2
 """Threads that turn packed samples into batches."""
@@ -108,11 +109,7 @@ class Labeller:
             packed = self._samples.read(number)
             for start in range(0, len(rows), self._how.batch_size):
                 chosen = rows[start : start + self._how.batch_size]
-                some = {
-                    role: values[chosen] if isinstance(values, np.ndarray) else [values[row] for row in chosen]
-                    for role, values in packed.items()
-                }
-                batch = self._teacher.task.batch(some, self._teacher.preprocessing)
+                batch = self._teacher.task.batch(rows_of(packed, chosen), self._teacher.preprocessing)
                 found.append(self._forward(batch).logits.reshape(-1, len(self._how.schema.classes)))
         logits_NC = np.concatenate(found)
         if not np.isfinite(logits_NC).all():
@@ -127,14 +124,15 @@ class Labeller:
         sample_ids = [str(item) for item in self._samples.sample_ids(number)]
         content_ids = np.ascontiguousarray(self._samples.content_ids(number))
         builder = UnitBuilder(self._how, unit, sample_ids, content_ids)
-        batches = _Ahead(self._decoders, lambda rows: self._decode(packed, rows), builder.batches())
+
+        def decode(rows: slice) -> torch.Tensor:
+            some, ids = rows_of(packed, rows), content_ids[rows]
+            view_B = np.full(len(ids), unit.view)
+            return view_inputs(self._teacher.task, some, ids, view_B, self._how.views, self._teacher.preprocessing)
+
+        batches = _Ahead(self._decoders, decode, builder.batches())
         self._inference.submit(self._infer, batches, builder).result()
         return builder.write(self._store)
-
-    def _decode(self, packed: Packed, rows: slice) -> torch.Tensor:
-        return self._teacher.task.batch(
-            {role: values[rows] for role, values in packed.items()}, self._teacher.preprocessing
-        )
 
     def _infer(self, batches: _Ahead, builder: UnitBuilder) -> None:
         """All batches of a unit through the teacher, in the one inference thread."""

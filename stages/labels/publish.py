@@ -55,7 +55,7 @@ def copy_set(source: LabelSet, place: Place, told: Told | None = None) -> SetMan
             pool.shutdown(wait=True, cancel_futures=True)
     receipts = target.receipts(plan)
     manifest = source.manifest
-    return target.commit_set(plan, receipts, manifest.teacher, manifest.samples)
+    return target.commit_set(plan, receipts, manifest.teacher, manifest.samples, manifest.replays)
 
 
 def plan_of(labels: LabelSet) -> SetPlan:

@@ -173,22 +173,25 @@ class LabelSet:
         found = self._unit(unit)
         return found.arrays, found.offsets
 
-    def gather(self, positions: np.ndarray, view: int = 0) -> dict[str, np.ndarray]:
+    def gather(self, positions: np.ndarray, view: int | np.ndarray = 0) -> dict[str, np.ndarray]:
         """Labels of the samples at positions (B,) in any order, as stored, copied. Raises IndexError beyond the set.
 
-        Costs two copies of the rows, and about 2 µs for each unit that the positions touch.
+        `view` is that of all rows, or of each (B,). Costs two copies of the rows, and about 2 µs for each unit that
+        the positions touch.
         """
         positions = np.asarray(positions, np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= self.rows):
             raise IndexError(f"positions run from 0 to {self.rows - 1}, not {positions.min()} to {positions.max()}")
-        if not 0 <= view < self.manifest.views.count:
-            raise IndexError(f"views run from 0 to {self.manifest.views.count - 1}, not {view}")
-        unit_B = np.searchsorted(self.offsets, positions, side="right") - 1
+        most = self.manifest.views.count - 1
+        if np.size(view) and not 0 <= np.min(view) <= np.max(view) <= most:
+            raise IndexError(f"views run from 0 to {most}, not {np.min(view)} to {np.max(view)}")
+        shard_B = np.searchsorted(self.offsets, positions, side="right") - 1
+        local, unit_B = positions - self.offsets[shard_B], shard_B + np.asarray(view, np.int64) * self._shards
         order = np.argsort(unit_B, kind="stable")
-        unit_B, local = unit_B[order], (positions - self.offsets[unit_B])[order]
+        unit_B, local = unit_B[order], local[order]
         ends = [*(np.flatnonzero(np.diff(unit_B)) + 1).tolist(), len(positions)] if len(positions) else []
         begins = [0, *ends[:-1]]
-        numbers = [int(unit_B[begin]) + view * self._shards for begin in begins[: len(ends)]]
+        numbers = unit_B[begins[: len(ends)]].tolist()
         lots = [local[begin:end] for begin, end in zip(begins, ends, strict=False)]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
@@ -254,7 +257,7 @@ class LabelSet:
         """What gathered or read arrays say, label by label: logits, or kept classes with their tails."""
         return self._codec.decode(self.layout.flat(stored))
 
-    def logits(self, positions: np.ndarray, view: int = 0) -> np.ndarray:
+    def logits(self, positions: np.ndarray, view: int | np.ndarray = 0) -> np.ndarray:
         """Labels at positions (B,) as float32 logits (B, C), whatever was kept of them (`Decoded.dense`)."""
         return self.decode(self.gather(positions, view)).dense()
 
@@ -265,6 +268,10 @@ class LabelSet:
     def content_ids(self, unit: int) -> np.ndarray:
         """Content ids of one unit, uint8 (N, 16)."""
         return self._array(unit, CONTENT_ID)
+
+    def samples_at(self, positions: np.ndarray) -> np.ndarray:
+        """Which sample stands at each position of the set: the same one, as long as it is packed as the samples are."""
+        return positions
 
     def exact(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(labels of the unit (M,), float32 logits (M, C)): the exact outputs that fidelity is measured on.

@@ -13,6 +13,7 @@ from schemas.labels import (
     LabelSchema,
     LabelsInputs,
     Receipt,
+    Replay,
     Requirements,
     SetManifest,
     SetPlan,
@@ -105,6 +106,7 @@ def complete_set(
     teacher: str,
     samples: str,
     require: Requirements | None = None,
+    replays: tuple[Replay, ...] = (),
 ) -> SetManifest:
     """Label the plan's missing units with `label`, then commit the set.
 
@@ -121,7 +123,7 @@ def complete_set(
             raise InternalError(f"{len(missing)} units have no receipt after labelling (first: {missing[0].key})")
     if require is not None:
         check_exact(merge(receipts[unit.key].statistics for unit in plan.units), require, plan.fingerprint)
-    return store.commit_set(plan, receipts, teacher, samples)
+    return store.commit_set(plan, receipts, teacher, samples, replays)
 
 
 def write_set(
@@ -131,6 +133,7 @@ def write_set(
     teacher: str,
     samples: str,
     told: Told | None = None,
+    replays: tuple[Replay, ...] = (),
 ) -> SetManifest:
     """`complete_set` in this process, unit by unit: `write` leaves the arrays of one and gives its receipt."""
 
@@ -143,7 +146,7 @@ def write_set(
             committed = store.commit_unit(receipt)
             yield UnitResult(key=unit.key, made=committed.attempt == receipt.attempt, rows=unit.rows, seconds=0.0)
 
-    return complete_set(store, plan, label, teacher, samples)
+    return complete_set(store, plan, label, teacher, samples, replays=replays)
 
 
 def check_exact(found: UnitStatistics, require: Requirements, fingerprint: str) -> None:
@@ -191,8 +194,6 @@ def make_set(
     from stages.labels.actor import LabelJob, basis_here, basis_on_ray, label_units_here, label_units_on_ray
     from stages.training.models import read_card
 
-    if inputs.views.count > 1:
-        raise StoreError("labels of several views cannot be made yet: leave out `views`, or ask for a count of 1")
     teacher = asked_teacher(inputs)
     teacher_place, samples_place = context.place(teacher), context.place(inputs.samples)
     classes = read_card(teacher_place, teacher).classes
@@ -213,7 +214,8 @@ def make_set(
         basis = read_basis(store.place, made)
     schema = label_schema(classes, inputs.encoding, extras=difficulty_fields(inputs.difficulty), basis=basis)
     plan = plan_set(inputs, fingerprint, stage_version, schema, samples, provenance)
-    how = How(schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold, plan.fidelity_labels, basis)
+    measured = plan.fidelity_threshold, plan.fidelity_labels
+    how = How(schema, inputs.precision, inputs.batch_size, *measured, basis, inputs.views)
 
     def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
         done = total - sum(unit.rows for unit in units)
@@ -227,4 +229,10 @@ def make_set(
                 context.progress(done, total, "rows")
             yield result
 
-    return complete_set(store, plan, label, teacher.digest, inputs.samples.digest, inputs.require)
+    seen: tuple[Replay, ...] = ()
+    if inputs.views.count > 1:
+        from stages.labels.views import replays
+        from stages.tasks import get_task
+
+        seen = replays(get_task(inputs.task), samples, inputs.views)
+    return complete_set(store, plan, label, teacher.digest, inputs.samples.digest, inputs.require, seen)

@@ -113,7 +113,13 @@ def _place(context: Context, inputs: LabelsInputs) -> Place:
 
 def _outputs(manifest: SetManifest, place: Place) -> LabelsOutputs:
     ref = LabelSetRef(uri=place.uri, fingerprint=manifest.fingerprint, digest=manifest.digest)
-    return LabelsOutputs(labels=ref, rows=manifest.rows, units=manifest.units, classes=manifest.label_schema.classes)
+    return LabelsOutputs(
+        labels=ref,
+        rows=manifest.rows,
+        units=manifest.units,
+        classes=manifest.label_schema.classes,
+        views=manifest.views,
+    )
 
 
 LABELS = LabelsStage()

@@ -23,7 +23,7 @@ from schemas.artifacts import ObjectInfo
 from schemas.base import Document
 from schemas.canonical import digest
 from schemas.errors import StoreError
-from schemas.labels import LabelSchema, Receipt, SetManifest, SetPlan, StoreManifest, UnitPlan, Views
+from schemas.labels import LabelSchema, Receipt, Replay, SetManifest, SetPlan, StoreManifest, UnitPlan, Views
 from stages.artifacts import read_document
 from stages.places import Place, checksum
 
@@ -208,7 +208,14 @@ class Store:
             )
         return manifest
 
-    def commit_set(self, plan: SetPlan, receipts: Mapping[str, Receipt], teacher: str, samples: str) -> SetManifest:
+    def commit_set(
+        self,
+        plan: SetPlan,
+        receipts: Mapping[str, Receipt],
+        teacher: str,
+        samples: str,
+        replays: tuple[Replay, ...] = (),
+    ) -> SetManifest:
         """Make a set exist, once every unit has its receipt; another writer's equal set is adopted.
 
         Writes the index, then `set.json`. Raises StoreError if a set of other content stands there.
@@ -226,6 +233,7 @@ class Store:
             digest=root_digest(plan.label_schema, units),
             rows=sum(unit.receipt.rows for unit in units if unit.view == 0),
             views=plan.views,
+            replays=replays,
             units=len(units),
             label_schema=plan.label_schema,
             index=index,

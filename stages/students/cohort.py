@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from schemas.artifacts import Ref
+from schemas.errors import DataError
 from schemas.spec import Storage
 from stages.artifacts import find_artifact
 from stages.places import Place
@@ -141,6 +142,7 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     from stages.domains.reader import TRAIN, Samples, read_budget, read_split
     from stages.labels.encodings import check_temperatures
     from stages.labels.reader import LabelSet
+    from stages.labels.views import check_replays
 
     asked = fits[0].order.asked
     stream = asked.stream
@@ -153,6 +155,10 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     sets = {fit.labels: fit.student.labels for fit in fits if fit.labels and fit.student.labels}
     opened = {digest: LabelSet.open_ref(place(ref), ref) for digest, ref in sets.items()}
     label_sets = {digest: labels.align(samples) for digest, labels in opened.items()}
+    for labels in label_sets.values():
+        if labels.manifest.views != stream.views:
+            raise DataError(f"label set {labels.manifest.fingerprint[:12]} holds other views than the cohort reads")
+        check_replays(labels, get_task(asked.task), samples)
     for fit in fits:
         if fit.labels:
             with fit.guard():

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from schemas.students import Stream
 from stages.labels.decoded import Decoded
+from stages.labels.views import view_inputs, view_of
 from stages.random import Draws, step_draws
 from stages.registry import validate_settings
 from stages.students.teacher import TeacherRows, teacher_rows
@@ -37,6 +38,9 @@ class SampleReader(Protocol):
     def gather(self, positions: Positions, /) -> Packed:
         """Packed samples of some rows."""
 
+    def content_ids_at(self, positions: Positions, /) -> NDArray[np.uint8]:
+        """Content ids (B, 16) of some rows."""
+
 
 class LabelReader(Protocol):
     """What is needed of `stages.labels.reader.LabelSet`."""
@@ -45,8 +49,8 @@ class LabelReader(Protocol):
     def classes(self) -> Sequence[str]:
         """Classes in the order of the logits."""
 
-    def gather(self, positions: Positions, /) -> Mapping[str, NDArray[Any]]:
-        """Labels of some rows, as stored."""
+    def gather(self, positions: Positions, view: NDArray[np.int64], /) -> Mapping[str, NDArray[Any]]:
+        """Labels of some rows, each in a view of its own, as stored."""
 
     def decode(self, stored: Mapping[str, NDArray[Any]], /) -> Decoded:
         """What stored labels say."""
@@ -119,11 +123,17 @@ class Feed:
 
     def shared(self, step: int, label_sets: Collection[str]) -> SharedBatch:
         """The shared rows of a step, with the logits of some label sets."""
-        rows = self.rows.at(step)
+        rows, views = self.rows.at(step), self._stream.views
+        view_B = view_of(rows.positions, rows.epoch, views)
+        if views.count > 1:
+            inputs = self._read_views(rows.positions, view_B)
+        else:
+            draws = step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))
+            inputs = self._read(rows.positions, draws)
         return SharedBatch(
-            inputs=self._read(rows.positions, step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))),
+            inputs=inputs,
             weights_B=torch.from_numpy(rows.weights).to(self._device),
-            teachers={digest: self._teacher(digest, rows.positions) for digest in label_sets},
+            teachers={digest: self._teacher(digest, rows.positions, view_B) for digest in label_sets},
         )
 
     def labelled(self, step: int, budget: str) -> LabelledBatch | None:
@@ -156,12 +166,24 @@ class Feed:
         else:
             batch = self._task.augmented(packed, self._preprocessing, self._augmentation, draws)
             self.counters["augmented"] += len(positions)
+        return self._moved(batch)
+
+    def _read_views(self, positions: Positions, view_B: NDArray[np.int64]) -> torch.Tensor:
+        """The rows as the teacher saw them, each in its view."""
+        packed, content_ids = self.samples.gather(positions), self.samples.content_ids_at(positions)
+        self.counters["decoded"] += len(positions)
+        self.counters["augmented"] += int((view_B > 0).sum())
+        return self._moved(
+            view_inputs(self._task, packed, content_ids, view_B, self._stream.views, self._preprocessing)
+        )
+
+    def _moved(self, batch: torch.Tensor) -> torch.Tensor:
         memory: Any = torch.channels_last if batch.dim() == 4 else torch.preserve_format
         return batch.to(self._device, memory_format=memory)
 
-    def _teacher(self, digest: str, positions: Positions) -> TeacherRows:
+    def _teacher(self, digest: str, positions: Positions, view_B: NDArray[np.int64]) -> TeacherRows:
         labels = self.label_sets[digest]
-        decoded = labels.decode(labels.gather(positions))
+        decoded = labels.decode(labels.gather(positions, view_B))
         self.counters["labels"] += len(positions)
         return teacher_rows(decoded, self._columns[digest], self._device)
 

@@ -29,6 +29,16 @@ Packed = Mapping[str, Any]
 an `encoded` column a sequence of B bytes objects."""
 
 
+def rows_of(packed: Packed, rows: slice | np.ndarray) -> Packed:
+    """Some of the rows of packed samples, in the order of `rows`."""
+    if isinstance(rows, slice):
+        return {role: values[rows] for role, values in packed.items()}
+    return {
+        role: [values[row] for row in rows.tolist()] if isinstance(values, list) else values[rows]
+        for role, values in packed.items()
+    }
+
+
 class BadRow(ValueError):
     """A row that cannot be used; the message says why, without its place."""
 

@@ -122,6 +122,9 @@ class Arrays:
     def gather(self, positions: Any) -> dict[str, Any]:
         return {"image": self.images[positions]}
 
+    def content_ids_at(self, positions: Any) -> Any:
+        raise NotImplementedError("there are no views here")
+
 
 class Logits:
     """Labels in memory."""
@@ -129,7 +132,7 @@ class Logits:
     def __init__(self, classes: Any, values: Any) -> None:
         self.classes, self.values = classes, values
 
-    def gather(self, positions: Any) -> Any:
+    def gather(self, positions: Any, view: Any) -> Any:
         return {"logits": self.values[positions]}
 
     def decode(self, stored: Any) -> DenseLabels:
@@ -141,7 +144,7 @@ def in_memory(inputs: CohortInputs, stored: Feed) -> Feed:
     everything = np.arange(ROWS)
     images = stored.samples.gather(everything)["image"]
     sets = {
-        digest: Logits(labels.classes, labels.decode(labels.gather(everything)).dense())
+        digest: Logits(labels.classes, labels.decode(labels.gather(everything, np.zeros(ROWS, np.int64))).dense())
         for digest, labels in stored.label_sets.items()
     }
     return Feed(

@@ -16,7 +16,7 @@ from schemas.artifacts import ModelRef, Provenance, SamplesRef
 from schemas.base import Part
 from schemas.canonical import digest_bytes
 from schemas.encodings import Dense, Encoding
-from schemas.labels import LabelsInputs, SetManifest, SetPlan, UnitPlan
+from schemas.labels import LabelsInputs, Replay, SetManifest, SetPlan, UnitPlan
 from stages.labels.actor import label_units
 from stages.labels.builder import How
 from stages.labels.encodings import label_schema
@@ -165,18 +165,22 @@ def plan_for(samples: FakeSamples, inputs: LabelsInputs, classes: tuple[str, ...
 
 
 def make_fake_set(
-    place: Place, samples: FakeSamples, teacher: OracleTeacher, inputs: LabelsInputs | None = None
+    place: Place,
+    samples: FakeSamples,
+    teacher: OracleTeacher,
+    inputs: LabelsInputs | None = None,
+    replays: tuple[Replay, ...] = (),
 ) -> SetManifest:
     """Label samples in this process, as the stage does in local mode."""
     inputs = inputs or inputs_for()
     plan = plan_for(samples, inputs)
     store = Store.create(place)
-    how = How(plan.label_schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold)
+    how = How(plan.label_schema, inputs.precision, inputs.batch_size, plan.fidelity_threshold, views=inputs.views)
 
     def label(units: Sequence[UnitPlan]) -> Iterator[Any]:
         return label_units(Labeller(store, samples, teacher, how), units)
 
-    return complete_set(store, plan, label, NOBODY, inputs.samples.digest)
+    return complete_set(store, plan, label, NOBODY, inputs.samples.digest, replays=replays)
 
 
 def labeller_for(store: Store, samples: FakeSamples, teacher: OracleTeacher, **more: Any) -> Labeller:

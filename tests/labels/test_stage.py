@@ -14,7 +14,7 @@ from schemas.artifacts import ModelRef, SamplesRef
 from schemas.domains import DomainInputs
 from schemas.encodings import Dense
 from schemas.errors import ModelError, StoreError
-from schemas.labels import LabelsInputs, UnitPlan, Views
+from schemas.labels import LabelsInputs, UnitPlan
 from schemas.runs import Event
 from schemas.spec import Resources, Source
 from stages.context import Context
@@ -196,12 +196,6 @@ def test_a_teacher_that_is_not_finite_is_refused(local_context: Context, asked: 
     broken = make_model(local_context, seed=1, broken=True)
     with pytest.raises(ModelError, match="is not finite"):
         LABELS.run(local_context, asked.model_copy(update={"teacher": broken}))
-
-
-def test_views_are_not_promised(local_context: Context, asked: LabelsInputs) -> None:
-    """The store can hold them; nobody fills them yet, so labels of the samples themselves must not pass for them."""
-    with pytest.raises(StoreError, match="several views cannot be made yet"):
-        LABELS.run(local_context, asked.model_copy(update={"views": Views(count=2)}))
 
 
 def test_the_example_is_valid() -> None:

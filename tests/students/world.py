@@ -117,6 +117,9 @@ class Samples:
         self.read.append(positions)
         return {"image": self.images[positions]}
 
+    def content_ids_at(self, positions: Positions) -> NDArray[np.uint8]:
+        return np.repeat(positions.astype("<u4").view(np.uint8).reshape(-1, 4), 4, axis=1)
+
 
 @dataclass
 class Labels:
@@ -125,7 +128,7 @@ class Labels:
     values: NDArray[np.float32]
     classes: Sequence[str] = CLASSES
 
-    def gather(self, positions: Positions) -> dict[str, NDArray[np.float32]]:
+    def gather(self, positions: Positions, view: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         return {"logits": self.values[positions]}
 
     def decode(self, stored: Mapping[str, NDArray[np.float32]]) -> DenseLabels:
