@@ -7,7 +7,7 @@ Tags may move and stores may be rewritten; the lock says which set each name mea
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -15,6 +15,7 @@ import yaml
 from pipeline.specs import LoadedSpec
 from schemas.artifacts import LabelSetRef
 from schemas.errors import SpecError, UserError
+from schemas.labels import LabelSchema
 from schemas.lock import Lock, LockedLabels
 from schemas.spec import Labels
 from stages.labels.store import Store
@@ -34,6 +35,8 @@ class Locked:
     path: Path
     changed: bool
     """Whether the file does not say so yet."""
+    schemas: dict[str, LabelSchema] = field(default_factory=dict)
+    """What their labels are, by their name in the spec."""
 
     def write(self) -> None:
         """Write the lock whole, if it changed."""
@@ -58,10 +61,11 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
     wanted = {name: labels for name, labels in loaded.spec.labels.items() if labels.from_ is not None}
     known = _read(path) if wanted else Lock()
     found: dict[str, LockedLabels] = {}
+    schemas: dict[str, LabelSchema] = {}
     problems: list[str] = []
     for name, labels in wanted.items():
         try:
-            found[name] = _look(labels, Place(str(labels.from_), loaded.spec.storage))
+            found[name], schemas[name] = _look(labels, Place(str(labels.from_), loaded.spec.storage))
         except UserError as error:
             problems += [f"labels.{name}: {problem}" for problem in error.problems]
             continue
@@ -81,11 +85,11 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
         for name, item in found.items()
     }
     lock = Lock(labels=found)
-    return Locked(refs, lock, path, bool(wanted) and lock != known)
+    return Locked(refs, lock, path, bool(wanted) and lock != known, schemas)
 
 
-def _look(labels: Labels, place: Place) -> LockedLabels:
-    """The set that a name means in its store now."""
+def _look(labels: Labels, place: Place) -> tuple[LockedLabels, LabelSchema]:
+    """The set that a name means in its store now, and what its labels are."""
     store = Store.open(place)
     name = labels.tag or str(labels.fingerprint)
     fingerprint = read_tag(place, labels.tag)[1].fingerprint if labels.tag else str(labels.fingerprint)
@@ -96,7 +100,8 @@ def _look(labels: Labels, place: Place) -> LockedLabels:
         )
     if labels.tag and read_tag(place, labels.tag)[1].digest != manifest.digest:
         raise SpecError(f"{place.uri}: the set that '{name}' means was rewritten after it was tagged: do not use it")
-    return LockedLabels(store=str(labels.from_), name=name, fingerprint=fingerprint, digest=manifest.digest)
+    locked = LockedLabels(store=str(labels.from_), name=name, fingerprint=fingerprint, digest=manifest.digest)
+    return locked, manifest.label_schema
 
 
 def _read(path: Path) -> Lock:

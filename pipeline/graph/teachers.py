@@ -86,6 +86,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             precision=labels.precision,
             batch_size=labels.batch_size,
             difficulty=labels.difficulty,
+            features=labels.features,
             require=labels.require,
             store=project.spec.store,
         ),

@@ -89,12 +89,20 @@ def train(
 
     `progress` is told the steps taken by all of them. Costs one read of the inputs per step.
     """
+    for fit in fits:
+        with fit.guard():
+            fit.begin(feed.label_sets[fit.labels] if fit.labels else None)
+        if fit.failure is not None:
+            over(fit)
     running = [fit for fit in fits if fit.training]
     saved = time.monotonic()
     while running:
         step = min(fit.done for fit in running)
         ready = [fit for fit in running if fit.done == step]
-        label_sets = sorted({fit.labels for fit in ready if fit.labels})
+        label_sets: dict[str, set[str]] = {}
+        for fit in ready:
+            if fit.labels:
+                label_sets.setdefault(fit.labels, set()).update(fit.needs.fields)
         budgets = sorted({fit.budget for fit in ready if fit.budget})
         shared = feed.shared(step, label_sets) if label_sets else None
         labelled = {budget: feed.labelled(step, budget) for budget in budgets}
@@ -139,7 +147,6 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     Label sets are aligned with the samples. Raises UserError naming what is missing or does not fit.
     """
     from stages.domains.reader import TRAIN, Samples, read_budget, read_split
-    from stages.labels.encodings import check_temperatures
     from stages.labels.reader import LabelSet
 
     asked = fits[0].order.asked
@@ -153,10 +160,6 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     sets = {fit.labels: fit.student.labels for fit in fits if fit.labels and fit.student.labels}
     opened = {digest: LabelSet.open_ref(place(ref), ref) for digest, ref in sets.items()}
     label_sets = {digest: labels.align(samples) for digest, labels in opened.items()}
-    for fit in fits:
-        if fit.labels:
-            with fit.guard():
-                check_temperatures(label_sets[fit.labels].schema.encoding, fit.method.temperatures)
     draws = {fit.budget: fit.student.budget for fit in fits if fit.budget and fit.student.budget}
     budgets = {digest: read_budget(place(ref), ref) for digest, ref in draws.items()}
     rows = RowStream(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
+from schemas.labels import LabelSchema
 from schemas.students import Stream
 from stages.labels.decoded import Decoded
 from stages.random import Draws, step_draws
@@ -45,8 +46,12 @@ class LabelReader(Protocol):
     def classes(self) -> Sequence[str]:
         """Classes in the order of the logits."""
 
-    def gather(self, positions: Positions, /) -> Mapping[str, NDArray[Any]]:
-        """Labels of some rows, as stored."""
+    @property
+    def schema(self) -> LabelSchema:
+        """What a label is."""
+
+    def gather(self, positions: Positions, /, *, extras: Collection[str]) -> Mapping[str, NDArray[Any]]:
+        """Labels of some rows, as stored, and some of the fields beside them."""
 
     def decode(self, stored: Mapping[str, NDArray[Any]], /) -> Decoded:
         """What stored labels say."""
@@ -117,13 +122,13 @@ class Feed:
         self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
         self._augmentation = validate_settings(task.Augmentation, dict(stream.augmentation), "augmentation")
 
-    def shared(self, step: int, label_sets: Collection[str]) -> SharedBatch:
-        """The shared rows of a step, with the logits of some label sets."""
+    def shared(self, step: int, label_sets: Mapping[str, Collection[str]]) -> SharedBatch:
+        """The shared rows of a step, with the logits of some label sets, and the fields beside them that are named."""
         rows = self.rows.at(step)
         return SharedBatch(
             inputs=self._read(rows.positions, step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))),
             weights_B=torch.from_numpy(rows.weights).to(self._device),
-            teachers={digest: self._teacher(digest, rows.positions) for digest in label_sets},
+            teachers={name: self._teacher(name, rows.positions, fields) for name, fields in label_sets.items()},
         )
 
     def labelled(self, step: int, budget: str) -> LabelledBatch | None:
@@ -159,11 +164,12 @@ class Feed:
         memory: Any = torch.channels_last if batch.dim() == 4 else torch.preserve_format
         return batch.to(self._device, memory_format=memory)
 
-    def _teacher(self, digest: str, positions: Positions) -> TeacherRows:
+    def _teacher(self, digest: str, positions: Positions, fields: Collection[str]) -> TeacherRows:
         labels = self.label_sets[digest]
-        decoded = labels.decode(labels.gather(positions))
+        stored = labels.gather(positions, extras=fields)
         self.counters["labels"] += len(positions)
-        return teacher_rows(decoded, self._columns[digest], self._device)
+        beside = {name: stored[name] for name in fields}
+        return teacher_rows(labels.decode(stored), self._columns[digest], self._device, beside)
 
 
 def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:
