@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,13 +99,14 @@ def train(
     while running:
         step = min(fit.done for fit in running)
         ready = [fit for fit in running if fit.done == step]
-        label_sets: dict[str, set[str]] = {}
-        for fit in ready:
-            if fit.labels:
-                label_sets.setdefault(fit.labels, set()).update(fit.needs.fields)
+        label_sets = _asked(ready)
         budgets = sorted({fit.budget for fit in ready if fit.budget})
         shared = feed.shared(step, label_sets) if label_sets else None
-        labelled = {budget: feed.labelled(step, budget) for budget in budgets}
+        told = [fit for fit in ready if fit.needs.labelled]
+        labelled = {
+            budget: feed.labelled(step, budget, _asked(fit for fit in told if fit.budget == budget))
+            for budget in budgets
+        }
         for fit in ready:
             with fit.guard():
                 fit.step(shared if fit.labels else None, labelled[fit.budget] if fit.budget else None)
@@ -119,6 +120,15 @@ def train(
                 fit.save()
             saved = time.monotonic()
         progress(sum(fit.done for fit in fits))
+
+
+def _asked(fits: Iterable[Fit]) -> dict[str, frozenset[str]]:
+    """The label sets that some students read, and the fields beside them that any of these needs."""
+    asked: dict[str, frozenset[str]] = {}
+    for fit in fits:
+        if fit.labels:
+            asked[fit.labels] = asked.get(fit.labels, frozenset()) | fit.needs.fields
+    return asked
 
 
 def _end_epoch(fits: Sequence[Fit], feed: Feed) -> None:

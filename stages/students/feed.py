@@ -30,6 +30,8 @@ from stages.training.stream import Positions, RowStream, rng
 
 VALIDATION_CHUNK = 256
 """Validation rows of a forward pass."""
+NOTHING: Mapping[str, Collection[str]] = {}
+"""No label sets."""
 
 
 class SampleReader(Protocol):
@@ -97,6 +99,8 @@ class LabelledBatch:
     """(L, ...) augmented, on the device."""
     truth_L: torch.Tensor
     """Class numbers, int64."""
+    teachers: Mapping[str, TeacherRows]
+    """What the teacher says of each row, by digest of the label set; of those that were asked for."""
 
 
 class Feed:
@@ -131,16 +135,23 @@ class Feed:
             teachers={name: self._teacher(name, rows.positions, fields) for name, fields in label_sets.items()},
         )
 
-    def labelled(self, step: int, budget: str) -> LabelledBatch | None:
-        """Rows drawn with replacement from one budget, alike in all arms; None at a budget of 0."""
+    def labelled(
+        self, step: int, budget: str, label_sets: Mapping[str, Collection[str]] = NOTHING
+    ) -> LabelledBatch | None:
+        """Rows drawn with replacement from one budget, alike in all arms; None at a budget of 0.
+
+        With what some label sets say of them, and the fields beside those that are named.
+        """
         rows = self.budgets[budget]
         if not len(rows.train_positions):
             return None
         draw = rng(self._stream.seed, "labelled", budget, step)
         chosen = draw.integers(len(rows.train_positions), size=self._stream.labelled_batch_size)
+        positions = rows.train_positions[chosen]
         return LabelledBatch(
-            inputs=self._read(rows.train_positions[chosen], step_draws(draw, len(chosen))),
+            inputs=self._read(positions, step_draws(draw, len(chosen))),
             truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
+            teachers={name: self._teacher(name, positions, fields) for name, fields in label_sets.items()},
         )
 
     def validation(self, budget: str) -> Iterator[torch.Tensor]:

@@ -135,6 +135,7 @@ class Fit:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
         logits = self.module(torch.cat(parts))
         features = None if self._penultimate is None else self._penultimate.take()
+        progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
             rows = len(shared.inputs)
@@ -143,10 +144,11 @@ class Fit:
                 shared.teachers[self.labels],
                 shared.weights_B,
                 None if features is None else features[:rows],
-                progress=self.done / self.student.steps,
+                progress=progress,
             )
         if labelled is not None:
-            labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L)
+            said = labelled.teachers.get(self.labels or "") if self.needs.labelled else None
+            labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L, said, progress)
         loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):

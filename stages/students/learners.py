@@ -21,7 +21,8 @@ class Learner:
     """A module that a method trains."""
 
     module: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
+    """None for a module that only remembers."""
     follows: bool = False
     """Whether its learning rate is the student's at every step; else that of its optimiser, always."""
 
@@ -42,11 +43,13 @@ class Learners:
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for learner in self._learners.values():
-            learner.optimizer.zero_grad(set_to_none=True)
+            learner.module.zero_grad(set_to_none=True)
 
     def step(self, rate: float) -> None:
         """One step of every optimiser; `rate` is the student's."""
         for learner in self._learners.values():
+            if learner.optimizer is None:
+                continue
             if learner.follows:
                 optim.set_learning_rate(learner.optimizer, rate)
             learner.optimizer.step()
@@ -56,14 +59,16 @@ class Learners:
         tensors: checkpoints.Tensors = {}
         meta: dict[str, Any] = {}
         for name, learner in self._learners.items():
-            state, meta[name] = checkpoints.pack_optimizer(learner.optimizer)
             tensors |= checkpoints.with_prefix(f"{name}.module", learner.module.state_dict())
-            tensors |= checkpoints.with_prefix(f"{name}.optimizer", state)
+            if learner.optimizer is not None:
+                state, meta[name] = checkpoints.pack_optimizer(learner.optimizer)
+                tensors |= checkpoints.with_prefix(f"{name}.optimizer", state)
         return tensors, meta
 
     def unpack(self, tensors: checkpoints.Tensors, meta: Mapping[str, Any]) -> None:
         """Give freshly made learners the state that `pack` took."""
         for name, learner in self._learners.items():
             learner.module.load_state_dict(checkpoints.under_prefix(f"{name}.module", tensors))
-            state = checkpoints.under_prefix(f"{name}.optimizer", tensors)
-            checkpoints.unpack_optimizer(learner.optimizer, state, meta[name])
+            if learner.optimizer is not None:
+                state = checkpoints.under_prefix(f"{name}.optimizer", tensors)
+                checkpoints.unpack_optimizer(learner.optimizer, state, meta[name])

@@ -5,9 +5,12 @@ Shapes: B shared rows, L labelled rows, S source rows, C classes, F features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -64,7 +67,7 @@ class Toy:
         self.weights_B = torch.tensor([1.0] * (ROWS - 1) + [0.0])
         self.truth_L = torch.tensor([0, 4, 2])
 
-    def shared(self, teaching: Method, progress: float = 0.0, **leaves: Tensor) -> SharedRows:
+    def shared(self, teaching: Method, progress: float = 0.5, **leaves: Tensor) -> SharedRows:
         """The shared rows as a method sees them, with what it needs and nothing else."""
         leaf, needs = self.leaves | leaves, teaching.needs
         source = SourceRows(leaf["student_SC"], leaf["features_SF"] if needs.features else None)
@@ -83,15 +86,38 @@ class Toy:
 
     def loss(self, teaching: Method, smoothing: float = 0.0, **leaves: Tensor) -> Tensor:
         """The whole loss of a step."""
-        shared = self.shared(teaching, 0.0, **leaves) if teaching.needs.labels else None
+        shared = self.shared(teaching, 0.5, **leaves) if teaching.needs.labels else None
         return teaching.loss(shared, self.labelled(**leaves), smoothing)
 
 
-def learners_of(teaching: Method, dtype: torch.dtype = torch.float32, seed: int = 0) -> Learners:
-    """What a method trains itself, made as a student makes it."""
+@contextmanager
+def held(constants: list[Tensor]) -> Iterator[None]:
+    """Whatever is detached keeps the value that it had in the first pass: what "no gradient" means, in finite differences."""
+    first, place, detach = not constants, iter(constants), Tensor.detach
+
+    def replay(self: Tensor) -> Tensor:
+        if first:
+            constants.append(detach(self).clone())
+            return constants[-1]
+        return next(place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "detach", replay)
+        yield
+
+
+GAMES = ("adversarial", "domain-adversarial")
+"""Methods whose loss is one side of a game: it falls against an opponent that stands still."""
+
+
+def learners_of(teaching: Method, dtype: torch.dtype = torch.float32, seed: int = 0, train: bool = True) -> Learners:
+    """What a method trains itself, made as a student makes it; `train`: or as it is while it only looks."""
     torch.manual_seed(seed)
     sizes = Sizes(CLASSES, STUDENT_FEATURES, {FEATURES: TEACHER_FEATURES, "entropy": None, "margin": None})
     made = teaching.learners(sizes, Training(learning_rate=0.05, weight_decay=0.0))
     for learner in made.values():
         learner.module.to(dtype)
-    return Learners(made, torch.device("cpu"))
+    learners = Learners(made, torch.device("cpu"))
+    for learner in made.values():
+        learner.module.train(train)
+    return learners

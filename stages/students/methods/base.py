@@ -40,9 +40,11 @@ MENDS = {
     MARGIN: "label with `difficulty: [margin]`",
 }
 EVERY_ENCODING = frozenset({"dense", "low-rank", "top-k", "sampled", "hard"})
-"""A loss that reads kept classes and tails as they are."""
-FULL_ENCODINGS = frozenset({"dense", "low-rank"})
-"""Those that hold a logit for every class."""
+"""For losses that are linear in the teacher's distribution, or read its most likely class only."""
+DISTRIBUTIONS = frozenset({"dense", "low-rank", "top-k"})
+"""For losses that compare whole distributions: each decoded row is one that is near to the teacher's own."""
+LOGITS = frozenset({"dense", "low-rank"})
+"""For losses that need the teacher's own number for every class."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Needs:
     """Encodings of labels that it can learn from."""
     temperatures: tuple[float, ...] = ()
     """Temperatures at which it reads labels."""
+    labelled: bool = False
+    """What the teacher says of the labelled rows too."""
     features: bool = False
     """The student's penultimate features."""
     source: bool = False
@@ -69,6 +73,7 @@ class Needs:
             self.fields | other.fields,
             self.encodings & other.encodings,
             (*self.temperatures, *other.temperatures),
+            self.labelled or other.labelled,
             self.features or other.features,
             self.source or other.source,
         )
@@ -129,6 +134,10 @@ class LabelledRows:
     """The student's logits, with gradient."""
     truth_L: Tensor
     """Class numbers, int64."""
+    teacher: TeacherRows | None = None
+    """What the teacher says of them; for methods that need it."""
+    progress: float = 0.0
+    """Share of the student's steps that are done."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,11 @@ def weighted_mean(values_B: Tensor, weights_B: Tensor) -> Tensor:
     """Mean over rows by weight: a scalar. The weights must not all be 0."""
     weights = weights_B.to(values_B.dtype)
     return (values_B * weights).sum() / weights.sum()
+
+
+def teacher_logits(rows: SharedRows, tau: float = 1.0) -> Tensor:
+    """Logits (B, C) whose softmax at tau is the teacher's distribution, decoded where the labels are sparse."""
+    return rows.teacher.dense(tau).to(wide(rows.student_BC).dtype)
 
 
 def beside(rows: SharedRows, name: str) -> Tensor:
