@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pipeline.graph.project import Project
@@ -11,7 +11,9 @@ from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from schemas.artifacts import WeightsRef
+from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
+from schemas.labels import FEATURES
 from schemas.spec import Spec
 from stages.code import code_digest
 from stages.places import Place
@@ -32,7 +34,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     problems += _weights_faults(spec)
     problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
     if not problems:
-        problems += [*_label_faults(spec), *_class_faults(spec)]
+        problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -130,17 +132,13 @@ def _task_faults(spec: Spec) -> Iterator[str]:
 
 
 def _label_faults(spec: Spec) -> Iterator[str]:
-    """Encodings that a student's method cannot read, or that the classes cannot have."""
-    from stages.labels.encodings import check_temperatures, codec_of
-    from stages.students.methods import METHODS, get_method
+    """Labels that a student's method cannot learn from, or encodings that the classes cannot have."""
+    from stages.labels.encodings import codec_of
 
-    for name, student in spec.students.items():
-        asked = student.labels in spec.labels and spec.labels[str(student.labels)].teacher is not None
-        if asked and student.labels is not None and student.method.name in METHODS.names():
-            try:
-                check_temperatures(spec.labels[student.labels].encoding, get_method(student.method).temperatures)
-            except UserError as error:
-                yield f"students.{name}.method: {error}"
+    for name, labels in spec.labels.items():
+        if labels.teacher is not None:
+            beside = (*labels.difficulty, *([FEATURES] if labels.features else []))
+            yield from method_faults(spec, name, labels.encoding, beside)
     for name, labels in spec.labels.items():
         classes = spec.domains[labels.domain].classes if labels.domain in spec.domains else None
         if classes is not None:
@@ -148,6 +146,31 @@ def _label_faults(spec: Spec) -> Iterator[str]:
                 codec_of(labels.encoding, len(classes))
             except UserError as error:
                 yield f"labels.{name}.encoding: {error}"
+
+
+def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collection[str]) -> Iterator[str]:
+    """What keeps the students of a label set from learning from it: its encoding, or fields that it does not hold."""
+    from stages.students.methods import get_method
+
+    for name, student in spec.students.items():
+        if student.labels == labels:
+            try:
+                get_method(student.method).needs.check_labels(encoding, beside)
+            except UserError as error:
+                yield from (f"students.{name}.method: '{student.method.name}': {problem}" for problem in error.problems)
+
+
+def _source_faults(spec: Spec) -> Iterator[str]:
+    """Methods that read rows of a source that nothing names."""
+    from stages.students.methods import get_method
+
+    project = Project(spec, normal_parts(spec), {}, {})
+    for name, student in spec.students.items():
+        if get_method(student.method).needs.source and project.source(student) is None:
+            yield (
+                f"students.{name}.method: '{student.method.name}' reads rows of the source domain, and there is none: "
+                "give it labels of a teacher that was trained on another domain here"
+            )
 
 
 def _class_faults(spec: Spec) -> Iterator[str]:

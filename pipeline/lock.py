@@ -15,7 +15,7 @@ import yaml
 from pipeline.specs import LoadedSpec
 from schemas.artifacts import LabelSetRef
 from schemas.errors import SpecError, UserError
-from schemas.labels import Views
+from schemas.labels import LabelSchema, SetManifest, Views
 from schemas.lock import Lock, LockedLabels
 from schemas.spec import Labels
 from stages.labels.store import Store
@@ -32,6 +32,8 @@ class Given:
     ref: LabelSetRef
     views: Views
     """The readings of each sample that it holds."""
+    schema: LabelSchema
+    """What its labels are."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
     path = lock_path(loaded)
     wanted = {name: labels for name, labels in loaded.spec.labels.items() if labels.from_ is not None}
     known = _read(path) if wanted else Lock()
-    found: dict[str, tuple[LockedLabels, Views]] = {}
+    found: dict[str, tuple[LockedLabels, SetManifest]] = {}
     problems: list[str] = []
     for name, labels in wanted.items():
         try:
@@ -88,15 +90,19 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
     if problems:
         raise SpecError(*problems)
     given = {
-        name: Given(LabelSetRef(uri=str(wanted[name].from_), fingerprint=item.fingerprint, digest=item.digest), views)
-        for name, (item, views) in found.items()
+        name: Given(
+            LabelSetRef(uri=str(wanted[name].from_), fingerprint=item.fingerprint, digest=item.digest),
+            manifest.views,
+            manifest.label_schema,
+        )
+        for name, (item, manifest) in found.items()
     }
     lock = Lock(labels={name: item for name, (item, _) in found.items()})
     return Locked(given, lock, path, bool(wanted) and lock != known)
 
 
-def _look(labels: Labels, place: Place) -> tuple[LockedLabels, Views]:
-    """The set that a name means in its store now, and the views that it holds."""
+def _look(labels: Labels, place: Place) -> tuple[LockedLabels, SetManifest]:
+    """The set that a name means in its store now."""
     store = Store.open(place)
     name = labels.tag or str(labels.fingerprint)
     fingerprint = read_tag(place, labels.tag)[1].fingerprint if labels.tag else str(labels.fingerprint)
@@ -108,7 +114,7 @@ def _look(labels: Labels, place: Place) -> tuple[LockedLabels, Views]:
     if labels.tag and read_tag(place, labels.tag)[1].digest != manifest.digest:
         raise SpecError(f"{place.uri}: the set that '{name}' means was rewritten after it was tagged: do not use it")
     now = LockedLabels(store=str(labels.from_), name=name, fingerprint=fingerprint, digest=manifest.digest)
-    return now, manifest.views
+    return now, manifest
 
 
 def _read(path: Path) -> Lock:

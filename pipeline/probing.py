@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.graph.project import Project
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from pipeline.workspace import readable
 from schemas.models import ProbeInputs, ProbeVerdict
 from stages.context import Context
+from stages.students.methods import get_method
 from stages.training.probe import probe_key
 
 UNKNOWN_CLASSES = ("first", "second")
@@ -52,6 +54,8 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
 
 def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, ProbeInputs]]:
     spec, normal = loaded.spec, normal_parts(loaded.spec)
+    project = Project(spec, normal, {}, {})
+    storing = {project.root(item.teacher) for item in spec.labels.values() if item.teacher and item.features}
 
     def classes_of(domain: str | None) -> tuple[str, ...] | None:
         packed = outputs.get(f"domains.{domain}")
@@ -71,6 +75,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
                 preprocessing=normal.teacher_preprocessing[name],
                 weights=teacher.weights if known else None,
                 storage=spec.storage,
+                features=name in storing,
             ),
         )
     for name, student in spec.students.items():
@@ -86,6 +91,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
                 weights=student.weights if known else None,
                 storage=spec.storage,
                 strict=False,
+                features=get_method(normal.method[name]).needs.features,
             ),
         )
 

@@ -79,6 +79,10 @@ class LabelShape(Contract):
         return self.kind in ("token", "box")
 
 
+FEATURES, ENTROPY, MARGIN = "features", "entropy", "margin"
+"""Fields that may stand beside labels: what the teacher's head reads, and how hard a label is by its own word."""
+
+
 class Extra(Contract):
     """A field that stands beside the labels, whatever their encoding. It never rests on truth."""
 
@@ -117,6 +121,8 @@ class LabelsInputs(Document):
     """The readings of each sample that are labelled."""
     difficulty: tuple[Literal["entropy", "margin"], ...] = ()
     """How hard each label is by the teacher's own word, stored beside it."""
+    features: Literal["float16", "float32"] | None = None
+    """Type of the teacher's penultimate features, stored beside the labels; none: they are not."""
     require: Requirements = Requirements()
     """How exact the set must be."""
     store: str | None = None

@@ -48,6 +48,8 @@ class ProbeInputs(Document):
     """Where object storage answers, for the weights."""
     strict: bool = True
     """Whether every weight must fit; else a head of another size may start anew."""
+    features: bool = False
+    """Whether its penultimate features are to be read."""
 
 
 class ProbeVerdict(Document):

@@ -249,6 +249,8 @@ class Labels(Contract):
     """Augmented readings of each sample that are labelled as well; students then see the very pixels of the teacher."""
     difficulty: tuple[Literal["entropy", "margin"], ...] = ()
     """How hard each label is by the teacher's own word, stored beside it."""
+    features: Literal["float16", "float32"] | None = None
+    """Stores what the teacher's head reads beside each label, in this type: for methods that learn from features."""
     require: Requirements = Requirements()
     """How exact the set must be; it is in no fingerprint."""
 
@@ -288,6 +290,14 @@ Seeds = Annotated[
 """Seeds, each once; a number n stands for 0 to n - 1."""
 
 
+def _method(value: Any) -> Any:
+    return {"name": "combined", "parts": list(value)} if isinstance(value, list | tuple) else value
+
+
+MethodPart = Annotated[Part, BeforeValidator(_method, json_schema_input_type=Part | tuple[Part, ...])]
+"""A method with its settings; a list of them, each with a `weight`, stands for their weighted sum."""
+
+
 class Student(Contract):
     """A small model for the target."""
 
@@ -297,8 +307,8 @@ class Student(Contract):
     """The label set that it learns from; left out only with method `none`."""
     domain: Name | None = None
     """The target, where no label set names it."""
-    method: Part = Part(name="soft")
-    """How a training step uses the labels."""
+    method: MethodPart = Part(name="soft")
+    """How a training step uses the labels; a list of methods, each with its `weight`, is their weighted sum."""
     training: Training = Training()
     """How it is trained; the arms without a teacher are trained alike."""
     seeds: Seeds = (0,)

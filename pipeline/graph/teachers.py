@@ -87,6 +87,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             batch_size=labels.batch_size,
             views=project.normal.views[name],
             difficulty=labels.difficulty,
+            features=labels.features,
             require=labels.require,
             store=project.spec.store,
         ),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from stages.labels.labeller import UNITS_AT_ONCE, Labeller
 from stages.labels.store import Store, fidelity_threshold
 from stages.places import Place
 from stages.progress import Reporter
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -102,17 +104,24 @@ def basis_here(job: LabelJob, key: str, rank: int) -> str:
     return make_basis(job.store, key, rank, logits).digest
 
 
-def basis_on_ray(job: LabelJob, key: str, rank: int, resources: Resources) -> str:
-    """`basis_here` as a task of the running cluster. Raises like `label_units_on_ray`."""
+def features_here(job: LabelJob) -> int:
+    """Width of the penultimate features of the job's teacher. Raises ModelError if it has none."""
+    from stages.training.models import load_model
+
+    return load_model(job.teacher_place, job.teacher).penultimate().width
+
+
+def on_ray(resources: Resources, question: Callable[..., Answer], *about: Any) -> Answer:
+    """`question(*about)` as a task of the running cluster. Raises like `label_units_on_ray`."""
     import ray
 
-    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(basis_here)
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(question)
     try:
-        answer: str = ray.get(task.remote(job, key, rank))
+        answer: Answer = ray.get(task.remote(*about))
     except ray.exceptions.RayError as error:
         if (ours := own_error(error)) is not None:
             raise ours from None
-        raise InternalError(f"labelling: the basis could not be made: {causes(error)[-1]!r}") from error
+        raise InternalError(f"labelling: {question.__name__} failed: {causes(error)[-1]!r}") from error
     return answer
 
 

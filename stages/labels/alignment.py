@@ -6,7 +6,7 @@ by its id.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -49,9 +49,11 @@ class AlignedLabels:
         found[order[places[same]]] = np.flatnonzero(same)
         return found
 
-    def gather(self, positions: np.ndarray, view: int | np.ndarray = 0) -> dict[str, np.ndarray]:
+    def gather(
+        self, positions: np.ndarray, view: int | np.ndarray = 0, extras: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """As `LabelSet.gather`, by positions of the samples."""
-        return self._labels.gather(self._rows[positions], view)
+        return self._labels.gather(self._rows[positions], view, extras)
 
     def decode(self, stored: Mapping[str, np.ndarray]) -> Decoded:
         """As `LabelSet.decode`."""

@@ -106,7 +106,14 @@ class UnitBuilder:
             self._encode(owner_N[part], item_N[part], logits_NC[part], exact_NC[part], unmapped_N[part], chosen_N[part])
         for name, values in said.extras.items():
             stored = self._layout.fields[name]
-            self._parts[name].append(np.ascontiguousarray(values, dtype=stored.dtype).reshape(-1, *stored.shape))
+            with np.errstate(over="ignore"):  # what does not fit is infinite, and said so
+                kept = np.ascontiguousarray(values, dtype=stored.dtype).reshape(-1, *stored.shape)
+            if not np.isfinite(kept).all():
+                raise ModelError(
+                    f"the teacher's {name} for shard '{self._unit.shard}' are not finite as {stored.dtype}: store them "
+                    "as float32, or check the teacher"
+                )
+            self._parts[name].append(kept)
 
     def write(self, store: Store) -> Receipt:
         """Write the unit as a new attempt; the receipt that makes it exist is to be committed."""

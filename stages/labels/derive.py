@@ -14,11 +14,11 @@ from schemas.artifacts import Provenance
 from schemas.canonical import digest, identity
 from schemas.encodings import Dense, Encoding, LowRank
 from schemas.errors import StoreError
-from schemas.labels import FieldSchema, LabelSchema, Receipt, SetManifest, SetPlan, UnitPlan
+from schemas.labels import LabelSchema, Receipt, SetManifest, SetPlan, UnitPlan
 from stages.artifacts import package_version
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows, hashes
-from stages.labels.encodings import BOX, ITEMS, SCORE, check_schema, label_schema
+from stages.labels.encodings import BOX, ITEMS, SCORE, check_schema, extras_of, label_schema
 from stages.labels.reader import LabelSet
 from stages.labels.sets import basis_key, check_rank, planned, write_set
 from stages.labels.store import Store, fidelity_threshold, unit_key
@@ -84,12 +84,6 @@ def _plan(labels: LabelSet, schema: LabelSchema, how: dict[str, Any]) -> SetPlan
     made = labels.manifest.provenance.code
     provenance = Provenance(package=package_version(), inputs=asked | ({"task": task} if task else {}), code=made)
     return planned(digest(asked), schema, units, provenance, views, parents=(labels.digest,))
-
-
-def extras_of(schema: LabelSchema) -> tuple[FieldSchema, ...]:
-    """A schema's fields beside those of its encoding and shape."""
-    own = {field.name for field in label_schema(schema.classes, schema.encoding, schema.shape).fields}
-    return tuple(field for field in schema.fields if field.name not in own)
 
 
 def _encoded(labels: LabelSet, number: int, unit: UnitPlan, how: How) -> UnitBuilder:

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from schemas.errors import DataError, Interrupted, ModelError
-from schemas.labels import Receipt, UnitPlan, UnitResult
+from schemas.labels import FEATURES, Receipt, UnitPlan, UnitResult
 from stages.labels.alignment import Samples
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows
 from stages.labels.store import Store
 from stages.labels.views import view_inputs
 from stages.tasks.base import Packed, Task, rows_of
+from stages.training.penultimate import Penultimate
 
 DECODERS = 2
 """Threads that turn packed samples into batches."""
@@ -53,6 +54,7 @@ class Teacher(Protocol):
     @property
     def preprocessing(self) -> Any: ...
     def answer(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def penultimate(self) -> Penultimate: ...
 
 
 class Labeller:
@@ -71,6 +73,8 @@ class Labeller:
         self._store, self._samples, self._teacher, self._how, self._told = store, samples, teacher, how, told
         self._shards = {shard.name: number for number, shard in enumerate(samples.shards)}
         self._device = torch.device(device)
+        wants_features = any(field.name == FEATURES for field in how.schema.fields)
+        self._penultimate = teacher.penultimate() if wants_features else None
         teacher.module.to(self._device).eval()
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         self._inference = ThreadPoolExecutor(1, "infer")
@@ -153,7 +157,9 @@ class Labeller:
         bfloat16 = self._how.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
             logits_BC, unmapped_B = self._teacher.answer(batch.to(self._device, non_blocking=True))
-        return Said(logits_BC.float().cpu().numpy(), unmapped=unmapped_B.float().cpu().numpy())
+            beside = {} if self._penultimate is None else {FEATURES: self._penultimate.take()}
+        extras = {name: values.float().cpu().numpy() for name, values in beside.items()}
+        return Said(logits_BC.float().cpu().numpy(), unmapped=unmapped_B.float().cpu().numpy(), extras=extras)
 
 
 class _Ahead:

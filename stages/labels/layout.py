@@ -56,9 +56,12 @@ class Layout:
         )
 
     def check(self, arrays: Arrays, samples: int, where: str) -> None:
-        """Raise StoreError if an array has another type, shape or length than the samples' number and counts ask."""
-        for name, field in self.fields.items():
-            found = arrays[name]
+        """Raise StoreError if an array has another type, shape or length than the samples' number and counts ask.
+
+        Some arrays may be left out, but for those that count others.
+        """
+        for name, found in arrays.items():
+            field = self.fields[name]
             if (found.shape[1:], found.dtype.name) != (field.shape, field.dtype):
                 raise StoreError(
                     f"{where}/{name} holds {found.dtype.name} of shape {found.shape[1:]}, "
@@ -66,20 +69,20 @@ class Layout:
                 )
         labels = int(arrays[ITEMS].sum(dtype=np.int64)) if self.ragged_labels else samples
         entries = int(arrays[KEPT].sum(dtype=np.int64)) if self.ragged_entries else 0
-        for name, field in self.fields.items():
-            rows = {"sample": samples, "label": labels, "entry": entries}[field.per]
-            if len(arrays[name]) != rows:
-                raise StoreError(f"{where}/{name} has {len(arrays[name])} rows, {rows} are needed")
+        for name, found in arrays.items():
+            rows = {"sample": samples, "label": labels, "entry": entries}[self.fields[name].per]
+            if len(found) != rows:
+                raise StoreError(f"{where}/{name} has {len(found)} rows, {rows} are needed")
 
     def take(self, arrays: Arrays, offsets: Offsets, samples: Index) -> dict[str, np.ndarray]:
-        """The arrays of some samples (B,), in their order, copied."""
+        """The arrays (all or some of them) of some samples (B,), in their order, copied."""
         labels = samples if offsets.labels is None else ranges(offsets.labels, samples)
         entries = labels
         if offsets.entries is not None:
             cells = (labels[:, None] * self.cells + np.arange(self.cells)).ravel() if self._grid else labels
             entries = ranges(offsets.entries, cells)
         rows = {"sample": samples, "label": labels, "entry": entries}
-        return {name: arrays[name].take(rows[field.per], axis=0) for name, field in self.fields.items()}
+        return {name: values.take(rows[self.fields[name].per], axis=0) for name, values in arrays.items()}
 
     def cut(self, arrays: Arrays, offsets: Offsets, begin: int, end: int) -> dict[str, np.ndarray]:
         """The arrays of the samples from `begin` to `end`, as they lie."""
@@ -107,7 +110,7 @@ class Layout:
         """
         items = list(parts)
         if into is None:
-            return {name: np.concatenate([part[name] for part in items]) for name in self.names}
+            return {name: np.concatenate([part[name] for part in items]) for name in items[0]}
         answer = {}
         for name in self.names:
             rows = sum(len(part[name]) for part in items)

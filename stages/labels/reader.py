@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from stages.labels.alignment import AlignedLabels, Samples, align
 from stages.labels.bases import read_basis
 from stages.labels.batches import WINDOW_BYTES, Epoch
 from stages.labels.decoded import Decoded
-from stages.labels.encodings import check_schema, codec_of
+from stages.labels.encodings import check_schema, codec_of, extras_of
 from stages.labels.index import from_parquet
 from stages.labels.layout import Layout, Offsets
 from stages.labels.statistics import label_bytes, merge
@@ -73,6 +73,8 @@ class LabelSet:
         self._shards = len(plain)
         self.layout = Layout(self.schema)
         """How the arrays of labels hang together."""
+        self._names = frozenset(self.layout.names)
+        self._extras = frozenset(field.name for field in extras_of(self.schema))
         basis = None if self.schema.basis is None else read_basis(store.place, self.schema.basis)
         self._codec = codec_of(self.schema.encoding, len(self.classes), basis)
         self._mapped: OrderedDict[int, _Mapped] = OrderedDict()
@@ -161,7 +163,7 @@ class LabelSet:
 
     def read(self, unit: int) -> dict[str, np.ndarray]:
         """The label arrays of one unit as stored, mapped read-only; its rows are those of the packed shard."""
-        return self._unit(unit).arrays
+        return self._unit(unit, self._names).arrays
 
     def unit_at(self, position: int, view: int = 0) -> tuple[int, int]:
         """(unit, position of its first sample) of the sample at a position."""
@@ -170,15 +172,19 @@ class LabelSet:
 
     def mapped(self, unit: int) -> tuple[dict[str, np.ndarray], Offsets]:
         """As `read`, and where the labels of each of its samples begin."""
-        found = self._unit(unit)
+        found = self._unit(unit, self._names)
         return found.arrays, found.offsets
 
-    def gather(self, positions: np.ndarray, view: int | np.ndarray = 0) -> dict[str, np.ndarray]:
+    def gather(
+        self, positions: np.ndarray, view: int | np.ndarray = 0, extras: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Labels of the samples at positions (B,) in any order, as stored, copied. Raises IndexError beyond the set.
 
-        `view` is that of all rows, or of each (B,). Costs two copies of the rows, and about 2 µs for each unit that
-        the positions touch.
+        `view` is that of all rows, or of each (B,). `extras`: which of the fields beside the labels come too (none
+        said: all); the others are not even opened. Costs two copies of the rows, and about 2 µs for each unit that the
+        positions touch.
         """
+        names = self._names if extras is None else self._names - (self._extras - set(extras))
         positions = np.asarray(positions, np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= self.rows):
             raise IndexError(f"positions run from 0 to {self.rows - 1}, not {positions.min()} to {positions.max()}")
@@ -196,15 +202,18 @@ class LabelSet:
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         if not self.layout.plain:
-            parts = [self._taken(number, rows) for number, rows in zip(numbers, lots, strict=True)]
-            whole = self.layout.join(parts or [self._nothing()])
+            parts = [self._taken(number, rows, names) for number, rows in zip(numbers, lots, strict=True)]
+            whole = self.layout.join(parts or [self._nothing(names)])
             return self.layout.take(whole, self.layout.offsets(whole), back)
         by_unit = {
-            name: np.empty((len(positions), *item.shape), item.dtype) for name, item in self.layout.fields.items()
+            name: np.empty((len(positions), *item.shape), item.dtype)
+            for name, item in self.layout.fields.items()
+            if name in names
         }
         for begin, end, number, rows in zip(begins, ends, numbers, lots, strict=False):
-            for name, values in self._unit(number).arrays.items():
-                values.take(rows, axis=0, out=by_unit[name][begin:end], mode="clip")
+            arrays = self._unit(number, names).arrays
+            for name, out in by_unit.items():
+                arrays[name].take(rows, axis=0, out=out[begin:end], mode="clip")
         return {name: values.take(back, axis=0) for name, values in by_unit.items()}
 
     def batches(
@@ -281,7 +290,7 @@ class LabelSet:
         samples, logits_MC = self._array(unit, FIDELITY_POSITION), self._array(unit, FIDELITY_LOGITS)
         if self.schema.shape.kind == "sample":
             return samples, logits_MC
-        offsets = self._unit(unit).offsets.labels
+        offsets = self._unit(unit, self._names - self._extras).offsets.labels
         first = samples.astype(np.int64) * self.layout.cells if offsets is None else offsets[samples]
         return first + self._array(unit, FIDELITY_ITEM), logits_MC
 
@@ -319,11 +328,12 @@ class LabelSet:
             raise StoreError(f"{where} does not list what set.json says, one of them was edited: {MEND}")
         return units
 
-    def _unit(self, unit: int) -> _Mapped:
-        """A unit's arrays, mapped and checked, and where its labels begin."""
+    def _unit(self, unit: int, names: Set[str]) -> _Mapped:
+        """Some arrays of a unit (and those that were asked for before), mapped and checked; where its labels begin."""
         found = self._mapped.get(unit)
-        if found is None:
-            arrays = {name: self._array(unit, name) for name in self.layout.names}
+        if found is None or not found.arrays.keys() >= names:
+            wanted = names if found is None else names | found.arrays.keys()
+            arrays = {name: self._array(unit, name) for name in self.layout.names if name in wanted}
             try:
                 self.layout.check(arrays, self._units[unit].receipt.rows, self._where(unit, "")[:-1])
             except StoreError as error:
@@ -333,12 +343,14 @@ class LabelSet:
                 self._mapped.popitem(last=False)
         return found
 
-    def _taken(self, unit: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        mapped = self._unit(unit)
-        return self.layout.take(mapped.arrays, mapped.offsets, rows)
+    def _taken(self, unit: int, rows: np.ndarray, names: Set[str]) -> dict[str, np.ndarray]:
+        mapped = self._unit(unit, names)
+        arrays = {name: mapped.arrays[name] for name in self.layout.names if name in names}
+        return self.layout.take(arrays, mapped.offsets, rows)
 
-    def _nothing(self) -> dict[str, np.ndarray]:
-        return {name: np.empty((0, *item.shape), item.dtype) for name, item in self.layout.fields.items()}
+    def _nothing(self, names: Set[str]) -> dict[str, np.ndarray]:
+        fields = self.layout.fields.items()
+        return {name: np.empty((0, *item.shape), item.dtype) for name, item in fields if name in names}
 
     def _array(self, unit: int, name: str) -> np.ndarray:
         """One array of a unit, verified and mapped."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.artifacts import ModelRef, Provenance
 from schemas.canonical import digest
@@ -25,13 +25,14 @@ from schemas.labels import (
 from stages.context import Context
 from stages.labels.bases import read_basis
 from stages.labels.builder import How
-from stages.labels.encodings import codec_of, difficulty_fields, label_schema
+from stages.labels.encodings import codec_of, difficulty_fields, features_field, label_schema
 from stages.labels.labeller import Shards
 from stages.labels.statistics import merge
 from stages.labels.store import Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
 from stages.progress import Reporter, Told
 
 Label = Callable[[Sequence[UnitPlan]], Iterator[UnitResult]]
+Answer = TypeVar("Answer")
 
 
 def plan_set(
@@ -191,7 +192,7 @@ def make_set(
 ) -> SetManifest:
     """The set that `inputs` ask for, labelled where the context says."""
     from stages.domains.reader import Samples
-    from stages.labels.actor import LabelJob, basis_here, basis_on_ray, label_units_here, label_units_on_ray
+    from stages.labels.actor import LabelJob, basis_here, features_here, label_units_here, label_units_on_ray, on_ray
     from stages.training.models import read_card
 
     teacher = asked_teacher(inputs)
@@ -203,16 +204,21 @@ def make_set(
     def job(how: How, reporter: Reporter | None = None, done: int = 0) -> LabelJob:
         return LabelJob(store.place, teacher_place, teacher, samples_place, inputs.samples, how, reporter, done, total)
 
+    def ask(question: Callable[..., Answer], *about: Any) -> Answer:
+        """What the teacher answers beforehand, here or on the cluster."""
+        first = job(How(label_schema(classes, Dense()), inputs.precision, inputs.batch_size))
+        return question(first, *about) if context.local else on_ray(context.resources, question, first, *about)
+
     basis = None
     if isinstance(inputs.encoding, LowRank) and samples.shards:
         check_rank(inputs.encoding, len(classes))
         asked = how_asked(inputs, stage_version, provenance)
         key = basis_key(teacher.digest, asked, classes, inputs.encoding, samples.shards[0].digest)
-        first = job(How(label_schema(classes, Dense()), inputs.precision, inputs.batch_size))
-        rank = inputs.encoding.rank
-        made = basis_here(first, key, rank) if context.local else basis_on_ray(first, key, rank, context.resources)
-        basis = read_basis(store.place, made)
-    schema = label_schema(classes, inputs.encoding, extras=difficulty_fields(inputs.difficulty), basis=basis)
+        basis = read_basis(store.place, ask(basis_here, key, inputs.encoding.rank))
+    extras = difficulty_fields(inputs.difficulty)
+    if inputs.features is not None:
+        extras += (features_field(ask(features_here), inputs.features),)
+    schema = label_schema(classes, inputs.encoding, extras=extras, basis=basis)
     plan = plan_set(inputs, fingerprint, stage_version, schema, samples, provenance)
     measured = plan.fidelity_threshold, plan.fidelity_labels
     how = How(schema, inputs.precision, inputs.batch_size, *measured, basis, inputs.views)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -90,15 +90,24 @@ def train(
 
     `progress` is told the steps taken by all of them. Costs one read of the inputs per step.
     """
+    for fit in fits:
+        with fit.guard():
+            fit.begin(feed.label_sets[fit.labels] if fit.labels else None)
+        if fit.failure is not None:
+            over(fit)
     running = [fit for fit in fits if fit.training]
     saved = time.monotonic()
     while running:
         step = min(fit.done for fit in running)
         ready = [fit for fit in running if fit.done == step]
-        label_sets = sorted({fit.labels for fit in ready if fit.labels})
+        label_sets = _asked(ready)
         budgets = sorted({fit.budget for fit in ready if fit.budget})
         shared = feed.shared(step, label_sets) if label_sets else None
-        labelled = {budget: feed.labelled(step, budget) for budget in budgets}
+        told = [fit for fit in ready if fit.needs.labelled]
+        labelled = {
+            budget: feed.labelled(step, budget, _asked(fit for fit in told if fit.budget == budget))
+            for budget in budgets
+        }
         for fit in ready:
             with fit.guard():
                 fit.step(shared if fit.labels else None, labelled[fit.budget] if fit.budget else None)
@@ -112,6 +121,15 @@ def train(
                 fit.save()
             saved = time.monotonic()
         progress(sum(fit.done for fit in fits))
+
+
+def _asked(fits: Iterable[Fit]) -> dict[str, frozenset[str]]:
+    """The label sets that some students read, and the fields beside them that any of these needs."""
+    asked: dict[str, frozenset[str]] = {}
+    for fit in fits:
+        if fit.labels:
+            asked[fit.labels] = asked.get(fit.labels, frozenset()) | fit.needs.fields
+    return asked
 
 
 def _end_epoch(fits: Sequence[Fit], feed: Feed) -> None:
@@ -140,7 +158,6 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     Label sets are aligned with the samples. Raises UserError naming what is missing or does not fit.
     """
     from stages.domains.reader import TRAIN, Samples, read_budget, read_split
-    from stages.labels.encodings import check_temperatures
     from stages.labels.reader import LabelSet
     from stages.labels.views import check_replays
 
@@ -159,10 +176,6 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
         if labels.manifest.views != stream.views:
             raise DataError(f"label set {labels.manifest.fingerprint[:12]} holds other views than the cohort reads")
         check_replays(labels, get_task(asked.task), samples)
-    for fit in fits:
-        if fit.labels:
-            with fit.guard():
-                check_temperatures(label_sets[fit.labels].schema.encoding, fit.method.temperatures)
     draws = {fit.budget: fit.student.budget for fit in fits if fit.budget and fit.student.budget}
     budgets = {digest: read_budget(place(ref), ref) for digest, ref in draws.items()}
     rows = RowStream(

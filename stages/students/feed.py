@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
+from schemas.labels import LabelSchema
 from schemas.students import Stream
 from stages.labels.decoded import Decoded
 from stages.labels.views import view_inputs, view_of
@@ -30,6 +31,8 @@ from stages.training.stream import Positions, RowStream, rng
 
 VALIDATION_CHUNK = 256
 """Validation rows of a forward pass."""
+NOTHING: Mapping[str, Collection[str]] = {}
+"""No label sets."""
 
 
 class SampleReader(Protocol):
@@ -49,8 +52,14 @@ class LabelReader(Protocol):
     def classes(self) -> Sequence[str]:
         """Classes in the order of the logits."""
 
-    def gather(self, positions: Positions, view: NDArray[np.int64], /) -> Mapping[str, NDArray[Any]]:
-        """Labels of some rows, each in a view of its own, as stored."""
+    @property
+    def schema(self) -> LabelSchema:
+        """What a label is."""
+
+    def gather(
+        self, positions: Positions, view: NDArray[np.int64], /, *, extras: Collection[str]
+    ) -> Mapping[str, NDArray[Any]]:
+        """Labels of some rows, each in a view of its own, as stored, and some of the fields beside them."""
 
     def decode(self, stored: Mapping[str, NDArray[Any]], /) -> Decoded:
         """What stored labels say."""
@@ -96,6 +105,8 @@ class LabelledBatch:
     """(L, ...) augmented, on the device."""
     truth_L: torch.Tensor
     """Class numbers, int64."""
+    teachers: Mapping[str, TeacherRows]
+    """What the teacher says of each row, by digest of the label set; of those that were asked for."""
 
 
 class Feed:
@@ -121,8 +132,8 @@ class Feed:
         self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
         self._augmentation = validate_settings(task.Augmentation, dict(stream.augmentation), "augmentation")
 
-    def shared(self, step: int, label_sets: Collection[str]) -> SharedBatch:
-        """The shared rows of a step, with the logits of some label sets."""
+    def shared(self, step: int, label_sets: Mapping[str, Collection[str]]) -> SharedBatch:
+        """The shared rows of a step, with the logits of some label sets, and the fields beside them that are named."""
         rows, views = self.rows.at(step), self._stream.views
         view_B = view_of(rows.positions, rows.epoch, views)
         if views.count > 1:
@@ -133,19 +144,27 @@ class Feed:
         return SharedBatch(
             inputs=inputs,
             weights_B=torch.from_numpy(rows.weights).to(self._device),
-            teachers={digest: self._teacher(digest, rows.positions, view_B) for digest in label_sets},
+            teachers={name: self._teacher(name, rows.positions, view_B, fields) for name, fields in label_sets.items()},
         )
 
-    def labelled(self, step: int, budget: str) -> LabelledBatch | None:
-        """Rows drawn with replacement from one budget, alike in all arms; None at a budget of 0."""
+    def labelled(
+        self, step: int, budget: str, label_sets: Mapping[str, Collection[str]] = NOTHING
+    ) -> LabelledBatch | None:
+        """Rows drawn with replacement from one budget, alike in all arms; None at a budget of 0.
+
+        With what some label sets say of them, and the fields beside those that are named.
+        """
         rows = self.budgets[budget]
         if not len(rows.train_positions):
             return None
         draw = rng(self._stream.seed, "labelled", budget, step)
         chosen = draw.integers(len(rows.train_positions), size=self._stream.labelled_batch_size)
+        positions = rows.train_positions[chosen]
+        plain = np.zeros_like(positions)
         return LabelledBatch(
-            inputs=self._read(rows.train_positions[chosen], step_draws(draw, len(chosen))),
+            inputs=self._read(positions, step_draws(draw, len(chosen))),
             truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
+            teachers={name: self._teacher(name, positions, plain, fields) for name, fields in label_sets.items()},
         )
 
     def validation(self, budget: str) -> Iterator[torch.Tensor]:
@@ -181,11 +200,14 @@ class Feed:
         memory: Any = torch.channels_last if batch.dim() == 4 else torch.preserve_format
         return batch.to(self._device, memory_format=memory)
 
-    def _teacher(self, digest: str, positions: Positions, view_B: NDArray[np.int64]) -> TeacherRows:
+    def _teacher(
+        self, digest: str, positions: Positions, view_B: NDArray[np.int64], fields: Collection[str]
+    ) -> TeacherRows:
         labels = self.label_sets[digest]
-        decoded = labels.decode(labels.gather(positions, view_B))
+        stored = labels.gather(positions, view_B, extras=fields)
         self.counters["labels"] += len(positions)
-        return teacher_rows(decoded, self._columns[digest], self._device)
+        beside = {name: stored[name] for name in fields}
+        return teacher_rows(labels.decode(stored), self._columns[digest], self._device, beside)
 
 
 def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:

@@ -28,13 +28,16 @@ from schemas.spec import Storage
 from schemas.students import CohortInputs, StudentInputs, StudentOutputs
 from schemas.teachers import EpochQuality
 from stages.artifacts import Attempt
+from stages.labels.encodings import extras_of
 from stages.places import Place
-from stages.students.feed import LabelledBatch, SharedBatch
+from stages.students.feed import LabelledBatch, LabelReader, SharedBatch
+from stages.students.learners import Learners
 from stages.students.methods import get_method
-from stages.students.methods.base import LabelledRows, SharedRows
+from stages.students.methods.base import LabelledRows, SharedRows, Sizes
 from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
+from stages.training.penultimate import FAKE_ROWS, Penultimate
 from stages.training.weights import load_given
 
 CHECKPOINTS = "checkpoints"
@@ -78,6 +81,9 @@ class Fit:
         """Digest of its label budget."""
         self._loss_sum, self._loss_steps = 0.0, 0
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
+        self._penultimate: Penultimate | None = None
+        self._learners = Learners({}, device)
+        self._restored: tuple[checkpoints.Tensors, dict[str, Any]] | None = None
         with self.guard():
             self._build(storage)
             self._restore()
@@ -96,6 +102,26 @@ class Fit:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failure = f"{reason} (after {self.done} of {self.student.steps} steps)"
 
+    def begin(self, labels: LabelReader | None) -> None:
+        """Meet the labels before the first step, and make what the method trains itself.
+
+        Raises StoreError for labels that the method cannot learn from.
+        """
+        fields: dict[str, int | None] = {}
+        if labels is not None:
+            beside = extras_of(labels.schema)
+            fields = {field.name: math.prod(field.shape) if field.shape else None for field in beside}
+            self.needs.check_labels(labels.schema.encoding, fields)
+        width = None if self._penultimate is None else self._penultimate.width
+        sizes = Sizes(len(self.order.asked.classes), width, fields)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_number("method", self.student.seed))
+            made = self.method.learners(sizes, self.student.training)
+        self._learners = Learners(made, self._device)
+        if self._restored is not None:
+            self._learners.unpack(*self._restored)
+            self._restored = None
+
     def step(self, shared: SharedBatch | None, labelled: LabelledBatch | None) -> None:
         """Take one step. Raises TrainingFailed if the loss is not finite."""
         self._seed()
@@ -108,19 +134,31 @@ class Fit:
         if not parts:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
         logits = self.module(torch.cat(parts))
+        features = None if self._penultimate is None else self._penultimate.take()
+        progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
-            shared_rows = SharedRows(logits[: len(shared.inputs)], shared.teachers[self.labels], shared.weights_B)
+            rows = len(shared.inputs)
+            shared_rows = SharedRows(
+                logits[:rows],
+                shared.teachers[self.labels],
+                shared.weights_B,
+                None if features is None else features[:rows],
+                progress=progress,
+            )
         if labelled is not None:
-            labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L)
+            said = labelled.teachers.get(self.labels or "") if self.needs.labelled else None
+            labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L, said, progress)
         loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingFailed(f"the loss is {value}: {MEND}")
         self.optimizer.zero_grad(set_to_none=True)
+        self._learners.zero_grad()
         loss.backward()
         optim.clip(training, self.module)
         self.optimizer.step()
+        self._learners.step(rate)
         self._loss_sum += value
         self._loss_steps += 1
         self.done += 1
@@ -160,8 +198,11 @@ class Fit:
         optimizer, optimizer_meta = checkpoints.pack_optimizer(self.optimizer)
         tensors = checkpoints.with_prefix("model", self._state())
         tensors |= checkpoints.with_prefix("optimizer", optimizer)
+        learned, learners_meta = self._learners.pack()
+        tensors |= checkpoints.with_prefix("learners", learned)
         meta: dict[str, Any] = {
             "optimizer": optimizer_meta,
+            "learners": learners_meta,
             "loss": [self._loss_sum, self._loss_steps],
             "history": [line.dump() for line in self.history],
         }
@@ -197,7 +238,8 @@ class Fit:
 
     def _build(self, storage: Storage) -> None:
         self.method = get_method(self.student.method)
-        if self.method.needs_labels:
+        self.needs = self.method.needs
+        if self.needs.labels:
             if self.student.labels is None:
                 raise SpecError(f"the method '{self.student.method.name}' needs `labels`, a label set to learn from")
             self.labels = self.student.labels.digest
@@ -213,6 +255,10 @@ class Fit:
                 module.load_state_dict(models.read_state(place, ref))
             case WeightsRef() as ref:
                 load_given(ref, module, strict=False, storage=storage)
+        if self.needs.features:
+            settings = models.preprocessing_of(self._task, asked.stream.preprocessing)
+            batch = self._task.fake_batch(FAKE_ROWS, settings)
+            self._penultimate = Penultimate(module, batch, len(classes), self.student.model.name)
         self.module = module.to(self._device).to(memory_format=torch.channels_last)
         self.optimizer = optim.make_optimizer(self.student.training, self.module)
 
@@ -223,6 +269,7 @@ class Fit:
         number, tensors, meta = found
         self.module.load_state_dict(checkpoints.under_prefix("model", tensors))
         checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
+        self._restored = checkpoints.under_prefix("learners", tensors), meta["learners"]
         self._loss_sum, self._loss_steps = meta["loss"]
         self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
         if "best" in meta:
@@ -231,7 +278,7 @@ class Fit:
 
     def _seed(self) -> None:
         """What a model draws in a step (dropout) belongs to its seed and the step, not to its neighbours."""
-        number = int(digest(["step", self.student.seed, self.done]), 16) % 2**63
+        number = _number("step", self.student.seed, self.done)
         torch.default_generator.manual_seed(number)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(number)
@@ -239,3 +286,8 @@ class Fit:
     def _state(self) -> dict[str, torch.Tensor]:
         """A copy of the weights on the CPU."""
         return {name: value.detach().to("cpu", copy=True) for name, value in self.module.state_dict().items()}
+
+
+def _number(*what: int | str) -> int:
+    """A seed of torch's that belongs to `what` alone."""
+    return int(digest(list(what)), 16) % 2**63

@@ -1,4 +1,4 @@
-"""Divergence from a sparse teacher, without a target of the size of rows times classes.
+"""Divergence of the student from its teacher, row by row; from a sparse one without a target of rows times classes.
 
 With u = z / tau the student's softened logits, q their softmax, p_i the teacher's kept probabilities and p_t the rest
 (the tail):
@@ -19,11 +19,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 
-from stages.students.teacher import SparseTeacher
+from stages.students.teacher import SparseTeacher, TeacherRows
 
 TINY = 1e-30
 """Probability below which float32 no longer says how small something is."""
+
+
+def divergence(student_BC: Tensor, teacher: TeacherRows, tau: float, spread: bool = False) -> Tensor:
+    """tau**2 * KL(teacher || student) of each row (B,), both softened by tau, whatever the labels keep.
+
+    `spread`: with sparse labels, whether the tail is spread over its classes or one bucket.
+    """
+    if isinstance(teacher, SparseTeacher):
+        return sparse_divergence(student_BC, teacher, tau, spread)
+    student = torch.log_softmax(student_BC / tau, dim=1)
+    target = torch.log_softmax(teacher.dense(tau).to(student_BC.dtype) / tau, dim=1)
+    kl_B: Tensor = kl_div(student, target, reduction="none", log_target=True).sum(dim=1)
+    return tau**2 * kl_B
 
 
 def sparse_divergence(student_BC: Tensor, teacher: SparseTeacher, tau: float, spread: bool) -> Tensor:

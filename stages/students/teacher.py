@@ -8,8 +8,9 @@ Shapes: B rows, C classes, K kept classes. tau: temperature, no unit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class DenseTeacher:
 
     logits_BC: Tensor
     """Float32."""
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32."""
 
     def dense(self, tau: float = 1.0) -> Tensor:
         """Logits (B, C) whose softmax at tau is the teacher's distribution."""
@@ -47,6 +50,8 @@ class SparseTeacher:
     """Mask of places that only fill up a row; none where there are no such."""
     logits_BK: Tensor
     """Their logits, minus infinity where absent."""
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32."""
     _known: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def log_probabilities(self, tau: float) -> tuple[Tensor, Tensor]:
@@ -82,11 +87,20 @@ class SparseTeacher:
 TeacherRows = DenseTeacher | SparseTeacher
 
 
-def teacher_rows(decoded: Decoded, columns: NDArray[np.int64] | None, device: torch.device) -> TeacherRows:
-    """Decoded labels on a device; `columns` holds the place of each of our classes among theirs, none for the same."""
+def teacher_rows(
+    decoded: Decoded,
+    columns: NDArray[np.int64] | None,
+    device: torch.device,
+    beside: Mapping[str, NDArray[Any]] | None = None,
+) -> TeacherRows:
+    """Decoded labels on a device; `columns` holds the place of each of our classes among theirs, none for the same.
+
+    `beside`: fields that stand beside the labels, as stored.
+    """
+    fields = {name: torch.from_numpy(values.astype(np.float32)).to(device) for name, values in (beside or {}).items()}
     match decoded:
         case DenseLabels(logits=logits):
-            return DenseTeacher(torch.from_numpy(logits if columns is None else logits[:, columns]).to(device))
+            return DenseTeacher(torch.from_numpy(logits if columns is None else logits[:, columns]).to(device), fields)
         case SparseLabels():
             labels = decoded if columns is None else _remapped(decoded, columns)
             absent = labels.ids == ABSENT
@@ -96,6 +110,7 @@ def teacher_rows(decoded: Decoded, columns: NDArray[np.int64] | None, device: to
                 torch.from_numpy(ids).to(device),
                 torch.from_numpy(absent).to(device) if absent.any() else None,
                 torch.from_numpy(labels.logits).to(device),
+                fields,
             )
     assert_never(decoded)
 

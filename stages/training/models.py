@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from stages.training.class_map import ClassMap
+    from stages.training.penultimate import Penultimate
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
@@ -55,6 +56,14 @@ class LoadedModel:
         if self.class_map is None:
             return raw, raw.new_zeros(len(raw))
         return self.class_map(raw), self.class_map.unmapped_mass(raw)
+
+    def penultimate(self) -> Penultimate:
+        """Takes the network's penultimate features from its next forward pass on. Raises ModelError without a head."""
+        from stages.training.penultimate import FAKE_ROWS, Penultimate
+
+        outputs = len(self.card.own_classes or self.card.classes)
+        batch = self.task.fake_batch(FAKE_ROWS, self.preprocessing)
+        return Penultimate(self.network, batch, outputs, self.card.model.name)
 
 
 def preprocessing_of(task: Task, settings: Mapping[str, Any]) -> Any:

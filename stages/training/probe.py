@@ -64,6 +64,7 @@ def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
     import torch
 
     from stages.training.models import build, preprocessing_of
+    from stages.training.penultimate import Penultimate
     from stages.training.weights import load_given
 
     task, wanted = get_task(inputs.task), (ROWS, len(inputs.classes))
@@ -87,6 +88,8 @@ def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
         )
     if not bool(torch.isfinite(outputs).all()):
         return f"model '{name}' gives outputs that are not finite for a batch of {form}", parameters
+    if inputs.features:
+        Penultimate(network, batch, len(inputs.classes), name)
     return None, parameters
 
 

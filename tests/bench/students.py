@@ -21,7 +21,7 @@ import torch
 from schemas.artifacts import BudgetRef, LabelSetRef
 from schemas.base import Part
 from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
-from schemas.labels import LabelsInputs
+from schemas.labels import LabelSchema, LabelsInputs
 from schemas.spec import LabelBudget, Resources, Source, Split, Storage, Training
 from schemas.students import CohortInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
@@ -91,7 +91,7 @@ def bare(inputs: CohortInputs, feed: Feed, folder: Path) -> None:
     """Forward, loss, backward, step, on batches that were made before the clock of a step starts."""
     fit = new_fits(inputs, folder)[0]
     labels, budget = str(fit.labels), str(fit.budget)
-    shared, labelled = feed.shared(0, [labels]), feed.labelled(0, budget)
+    shared, labelled = feed.shared(0, {labels: ()}), feed.labelled(0, budget)
     for _ in range(fit.student.steps):
         fit.step(shared, labelled)
 
@@ -129,10 +129,10 @@ class Arrays:
 class Logits:
     """Labels in memory."""
 
-    def __init__(self, classes: Any, values: Any) -> None:
-        self.classes, self.values = classes, values
+    def __init__(self, schema: LabelSchema, values: Any) -> None:
+        self.classes, self.schema, self.values = schema.classes, schema, values
 
-    def gather(self, positions: Any, view: Any) -> Any:
+    def gather(self, positions: Any, view: Any, *, extras: Any) -> Any:
         return {"logits": self.values[positions]}
 
     def decode(self, stored: Any) -> DenseLabels:
@@ -144,7 +144,7 @@ def in_memory(inputs: CohortInputs, stored: Feed) -> Feed:
     everything = np.arange(ROWS)
     images = stored.samples.gather(everything)["image"]
     sets = {
-        digest: Logits(labels.classes, labels.decode(labels.gather(everything, np.zeros(ROWS, np.int64))).dense())
+        digest: Logits(labels.schema, labels.decode(labels.gather(everything, 0 * everything, extras=())).dense())
         for digest, labels in stored.label_sets.items()
     }
     return Feed(

@@ -24,6 +24,7 @@ from stages.labels.labeller import Labeller
 from stages.labels.sets import complete_set, plan_set
 from stages.labels.store import Store
 from stages.places import Place
+from stages.training.penultimate import Penultimate
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class OracleTeacher:
     def answer(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.rows += len(batch)
         return self._change(batch), torch.zeros(len(batch))
+
+    def penultimate(self) -> Penultimate:
+        return Penultimate(self.module, torch.zeros(2, 4), 4, "oracle")
 
 
 class Killed(Exception):

@@ -21,8 +21,8 @@ from stages.context import Context
 from stages.domains.reader import Samples
 from stages.domains.stage import DOMAINS
 from stages.labels.actor import LabelActor, LabelJob
-from stages.labels.builder import How
-from stages.labels.encodings import label_schema
+from stages.labels.builder import How, Said, UnitBuilder
+from stages.labels.encodings import extras_of, features_field, label_schema
 from stages.labels.reader import LabelSet
 from stages.labels.stage import LABELS
 from stages.labels.store import Store
@@ -86,6 +86,46 @@ def test_labels_are_the_teachers_logits(local_context: Context, asked: LabelsInp
         np.testing.assert_allclose(labels.read(shard)["logits"], expected, rtol=1e-5, atol=1e-5)
         assert labels.sample_ids(shard) == samples.sample_ids(shard)
     assert (events[-1].done, events[-1].total, events[-1].unit) == (48, 48, "rows")
+
+
+def test_the_teachers_features_stand_beside_its_labels(local_context: Context, asked: LabelsInputs) -> None:
+    import torch
+
+    with_features = asked.model_copy(update={"features": "float32", "difficulty": ("entropy",)})
+    outputs = LABELS.run(local_context, with_features)
+    labels = LabelSet.open_ref(local_context.place(outputs.labels), outputs.labels)
+    beside = {field.name: (field.shape, field.dtype) for field in extras_of(labels.schema)}
+    assert beside == {"entropy": ((), "float32"), "features": ((64,), "float32")}
+    teacher = load_model(local_context.place(teacher_of(asked)), teacher_of(asked))
+    head = list(teacher.network.modules())[-1]
+    stored = labels.gather(np.arange(48)[::-1])
+    again = head(torch.from_numpy(stored["features"])).detach().numpy()
+    np.testing.assert_allclose(again, stored["logits"], rtol=1e-4, atol=1e-4)
+    plain = LABELS.run(local_context, asked)
+    assert plain.labels.digest != outputs.labels.digest
+    opened = LabelSet.open_ref(local_context.place(plain.labels), plain.labels)
+    assert np.array_equal(opened.gather(np.arange(48)[::-1])["logits"], stored["logits"])
+
+
+def test_fields_that_nobody_asks_for_are_not_even_opened(local_context: Context, asked: LabelsInputs) -> None:
+    outputs = LABELS.run(local_context, asked.model_copy(update={"features": "float16"}))
+    place = local_context.place(outputs.labels)
+    for path in Path(place.uri).glob("units/*/*/features/c/0/0"):
+        path.unlink()
+    labels = LabelSet.open_ref(place, outputs.labels)
+    assert set(labels.gather(np.array([3, 1]), extras=())) == {"logits"}
+    with pytest.raises(StoreError, match="features.* is missing"):
+        labels.gather(np.array([3, 1]), extras=["features"])
+    assert set(labels.gather(np.array([5]), extras=())) == {"logits"}, "it goes on without them"
+
+
+def test_features_that_do_not_fit_their_type_are_refused() -> None:
+    how = How(label_schema(CLASSES, Dense(), extras=(features_field(1, "float16"),)))
+    unit = UnitPlan(key="0" * 32, shard="s", shard_digest="0" * 32, rows=1)
+    builder = UnitBuilder(how, unit, ["a"], np.zeros((1, 16), np.uint8))
+    said = Said(np.zeros((1, len(CLASSES)), np.float32), extras={"features": np.array([[1e6]], np.float32)})
+    with pytest.raises(ModelError, match=r"features for shard 's' are not finite as float16: store them as float32"):
+        builder.add(slice(0, 1), said)
 
 
 def test_again_does_nothing(local_context: Context, asked: LabelsInputs, teachers_loaded: list[Any]) -> None:

@@ -67,7 +67,7 @@ def test_the_student_sees_what_the_teacher_saw(world: Path, tmp_path: Path) -> N
     assert fit.labels is not None
     plain = 0
     for step in range(3 * feed.rows.steps_per_epoch):
-        batch = feed.shared(step, [fit.labels])
+        batch = feed.shared(step, {fit.labels: ()})
         with torch.inference_mode():
             again = teacher.module(batch.inputs)
         assert torch.allclose(again, batch.teachers[fit.labels].dense(), atol=1e-4), step

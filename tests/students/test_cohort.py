@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from schemas.artifacts import ModelRef
+from schemas.base import Part
 from schemas.errors import ContractError, DataError
-from schemas.spec import Resources
+from schemas.spec import Resources, Storage
 from schemas.students import CohortInputs, CohortOutputs, StudentInputs
 from stages.context import Context
 from stages.places import Place
 from stages.students import cohort, fit
 from stages.students.stage import STUDENTS
+from stages.tasks import get_task
 from stages.training.models import read_card, read_state
 from tests.students.world import Killed, Labels, World, cohort_of, student
 
@@ -38,12 +40,14 @@ def contexts(tmp_path: Path) -> Any:
 
 EARLY = {"keep": "best", "optimizer": "sgd", "gradient_clip": 1.0, "learning_rate": 0.3, "schedule": "constant"}
 """Best after its first epoch, so that the best weights have to outlive a kill."""
+BOTH = Part.model_validate({"name": "combined", "parts": ["soft", {"name": "features", "weight": 0.5}]})
+"""Reads features on both sides, and trains a projection of its own."""
 FIVE = (
     student("soft"),
     student("hard", "hard", labels=1, budget=1, seed=1),
     student("none", "none", arm="no-teacher"),
     student("early", steps=20, training=EARLY),
-    student("zero", budget=2, training={"schedule": "cosine", "label_smoothing": 0.1}),
+    student("zero", BOTH, budget=2, training={"schedule": "cosine", "label_smoothing": 0.1}),
 )
 """Other methods, label sets, budgets, lengths and optimisers, on one stream."""
 
@@ -142,6 +146,38 @@ def test_a_student_with_nothing_to_learn_from_says_so(world: World, local_contex
 def test_a_soft_student_without_labels_says_so(world: World, local_context: Context) -> None:
     lost = student("s").model_copy(update={"labels": None})
     assert "needs `labels`" in str(STUDENTS.run(local_context, cohort_of(lost)).students[0].failure)
+
+
+def test_labels_without_what_a_method_needs_end_its_student_alone(world: World, local_context: Context) -> None:
+    """A spec is refused before; here it is another team's set, opened at the start of the training."""
+    labels = world.label_sets[f"{0:032x}"]
+    world.label_sets[f"{0:032x}"] = Labels(labels.values)
+    outputs = STUDENTS.run(local_context, cohort_of(student("s"), student("f", Part(name="features"))))
+    assert outputs.students[0].failure is None
+    assert "it reads `features` of the labels, which do not hold it" in str(outputs.students[1].failure)
+
+
+def test_what_a_method_trains_belongs_to_the_students_seed(world: World, local_context: Context) -> None:
+    """It starts alike for one seed, learns with the student, and is no part of the model that is kept."""
+    one = cohort_of(student("a", BOTH), student("b", "soft", seed=1))
+    fits = [fit.Fit(order_of(one, number), get_task(one.task), Storage(), torch.device("cpu")) for number in (0, 0, 1)]
+    labels, states = world.label_sets[f"{0:032x}"], []
+    for item in fits:
+        item.begin(labels)
+        states.append(item._learners.pack()[0])
+    assert states[2] == {}
+    assert set(states[0]) == {"1.projection.module.weight", "1.projection.module.bias"}
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    feed = world.feed(fits, Storage(), torch.device("cpu"))
+    before = states[0]["1.projection.module.weight"].clone()
+    fits[0].step(feed.shared(0, {f"{0:032x}": ["features"]}), None)
+    assert not torch.equal(fits[0]._learners.pack()[0]["1.projection.module.weight"], before)
+    assert not any("projection" in name for name in fits[0].module.state_dict())
+
+
+def order_of(inputs: CohortInputs, number: int) -> fit.Order:
+    asked = inputs.model_copy(update={"students": (inputs.students[number],)})
+    return fit.Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
 
 
 @pytest.mark.parametrize("die_at", [0, 1, 9, 23, 42])

@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
         TeacherInputs(task=TASK, model=MODEL, classes=domain.classes, way=GivenTeacher()),
     ).model
     labels: LabelSetRef = run(
-        context, "labels", LabelsInputs(task=TASK, teacher=teacher, samples=domain.samples)
+        context, "labels", LabelsInputs(task=TASK, teacher=teacher, samples=domain.samples, features="float16")
     ).labels
     common: dict[str, Any] = {"model": MODEL, "training": Training(learning_rate=0.01), "steps": 9}
     students = [
@@ -81,6 +81,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
         StudentInputs(name="s", arm="no-teacher", method=Part(name="none"), budget=budgets[seed], seed=seed, **common)
         for seed in range(2)
     ]
+    both = Part.model_validate({"name": "combined", "parts": ["soft", "features"]})
+    students.append(StudentInputs(name="f", method=both, labels=labels, budget=budgets[0], **common))
     return CohortInputs(
         task=TASK,
         classes=domain.classes,
@@ -95,8 +97,8 @@ def local(folder: Path) -> Context:
 
 def test_students_of_a_real_store(made: CohortInputs, tmp_path: Path) -> None:
     outputs = STUDENTS.run(local(tmp_path / "a"), made)
-    assert [one.failure for one in outputs.students] == [None] * 4
-    assert len({one.model.digest for one in outputs.students if one.model}) == 4
+    assert [one.failure for one in outputs.students] == [None] * 5
+    assert len({one.model.digest for one in outputs.students if one.model}) == 5
     assert all(len(one.history) == 3 for one in outputs.students), "54 rows are 4 steps an epoch"
     assert STUDENTS.find(local(tmp_path / "a"), made) == outputs
 
@@ -114,5 +116,5 @@ def test_two_ranks_equal_this_process(
         one.model.digest if one.model else None for one in here.students
     ]
     assert [one.history for one in there.students] == [one.history for one in here.students]
-    assert there.students[4].failure == here.students[4].failure
-    assert "needs `labels`" in str(there.students[4].failure)
+    assert there.students[5].failure == here.students[5].failure
+    assert "needs `labels`" in str(there.students[5].failure)

@@ -20,6 +20,7 @@ from stages.labels.encodings import codec_of
 from stages.random import counters
 from stages.students.feed import _columns
 from stages.students.methods import get_method
+from stages.students.methods.base import SharedRows
 from stages.students.sparse import sparse_divergence
 from stages.students.teacher import DenseTeacher, SparseTeacher, teacher_rows
 
@@ -113,8 +114,8 @@ def test_every_class_kept_is_the_dense_loss(tail: str, seed: int, tau: float) ->
     exact = logits(seed).astype("f2").astype("f4")
     student, weights = torch.from_numpy(logits(seed + 1)), torch.ones(ROWS)
     soft = get_method(Part.model_validate({"name": "soft", "temperature": tau, "tail": tail}))
-    sparse = soft.teacher_term(student, teacher(ENCODINGS["all"], exact), weights)
-    dense = soft.teacher_term(student, DenseTeacher(torch.from_numpy(exact)), weights)
+    sparse = soft.teacher_term(SharedRows(student, teacher(ENCODINGS["all"], exact), weights))
+    dense = soft.teacher_term(SharedRows(student, DenseTeacher(torch.from_numpy(exact)), weights))
     assert float(sparse) == pytest.approx(float(dense), rel=1e-4, abs=1e-5)
 
 
@@ -171,7 +172,7 @@ def test_the_gradient_is_given_once() -> None:
 def test_half_precision_students_are_widened() -> None:
     at = torch.from_numpy(logits(0)).bfloat16().requires_grad_()
     soft = get_method(Part(name="soft"))
-    term = soft.teacher_term(at, teacher(ENCODINGS["top-3"], logits(1)), torch.ones(ROWS))
+    term = soft.teacher_term(SharedRows(at, teacher(ENCODINGS["top-3"], logits(1)), torch.ones(ROWS)))
     assert term.dtype == torch.float32
     assert torch.autograd.grad(term, at)[0].dtype == torch.bfloat16
 
@@ -208,7 +209,7 @@ def test_every_method_learns_from_every_encoding(name: str, encoding: str) -> No
     at = torch.zeros(ROWS, CLASSES, requires_grad=True)
     optimizer, losses = torch.optim.SGD([at], lr=1.0), []
     for _ in range(30):
-        loss = method.teacher_term(at, rows, torch.ones(ROWS))
+        loss = method.teacher_term(SharedRows(at, rows, torch.ones(ROWS)))
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()

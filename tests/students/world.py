@@ -5,7 +5,7 @@ Used in place of `open_feed`, so that these tests need no domain and no store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from schemas.artifacts import BudgetRef, LabelSetRef, SamplesRef, SplitRef
 from schemas.base import Part
+from schemas.encodings import Dense
+from schemas.labels import Extra, LabelSchema
 from schemas.spec import Storage, Training
 from schemas.students import CohortInputs, Stream, StudentInputs
 from stages.labels.decoded import DenseLabels
+from stages.labels.encodings import label_schema
 from stages.students import cohort
 from stages.students.feed import Feed
 from stages.students.fit import Fit
@@ -127,9 +130,17 @@ class Labels:
 
     values: NDArray[np.float32]
     classes: Sequence[str] = CLASSES
+    beside: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def gather(self, positions: Positions, view: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        return {"logits": self.values[positions]}
+    @property
+    def schema(self) -> LabelSchema:
+        extras = [Extra(name=name, width=(*values.shape, None)[1]) for name, values in self.beside.items()]
+        return label_schema(tuple(self.classes), Dense(dtype="float32"), extras=tuple(extras))
+
+    def gather(
+        self, positions: Positions, view: NDArray[np.int64], *, extras: Collection[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        return {"logits": self.values[positions]} | {name: self.beside[name][positions] for name in extras}
 
     def decode(self, stored: Mapping[str, NDArray[np.float32]]) -> DenseLabels:
         return DenseLabels(stored["logits"])
@@ -155,7 +166,10 @@ class World:
         images[np.arange(ROWS), self.truth * 2] += 150
         self.samples = Samples(images.astype(np.uint8))
         logits = draw.normal(size=(2, ROWS, 3)) + 3 * np.eye(3)[self.truth]
-        self.label_sets = {f"{number:032x}": Labels(logits[number].astype(np.float32)) for number in range(2)}
+        features = {"features": (logits[0] @ draw.normal(size=(3, 5))).astype(np.float32)}
+        self.label_sets = {
+            f"{number:032x}": Labels(logits[number].astype(np.float32), beside=features) for number in range(2)
+        }
         self.budgets = {f"{draw:032x}": self._budget(draw, 5, 6) for draw in range(2)}
         self.budgets[f"{2:032x}"] = self._budget(2, 0, 0)
         self.feeds: list[Feed] = []
@@ -194,7 +208,13 @@ def ref(number: int) -> dict[str, Any]:
 
 
 def student(
-    name: str, method: str = "soft", *, model: str = "small", labels: int = 0, budget: int | None = 0, **more: Any
+    name: str,
+    method: str | Part = "soft",
+    *,
+    model: str = "small",
+    labels: int = 0,
+    budget: int | None = 0,
+    **more: Any,
 ) -> StudentInputs:
     """A student of 14 steps: two epochs and two steps of a third."""
     training: dict[str, Any] = {"learning_rate": 0.02} | more.pop("training", {})
@@ -202,7 +222,7 @@ def student(
     return StudentInputs(
         name=name,
         model=Part(name=f"tests.students.world:{model}"),
-        method=Part(name=method),
+        method=Part(name=method) if isinstance(method, str) else method,
         training=Training(**training),
         labels=None if method == "none" else LabelSetRef(**ref(labels)),
         budget=None if budget is None else BudgetRef(**ref(budget)),

@@ -54,6 +54,11 @@ def test_verdicts(user_code: None, model: str, problem: str | None) -> None:
         assert "\n" not in found
 
 
+def test_features_are_looked_for_where_they_are_needed(user_code: None) -> None:
+    assert probe(asked("mobile-tiny", features=True)) is None
+    assert "has no penultimate features" in (probe(asked("image_factories:brightness", features=True)) or "")
+
+
 def test_settings_are_tried_too() -> None:
     assert "known: " in (probe(asked("mobile-tiny", preprocessing={"smoothing": 1})) or "")
     assert "1 numbers each" in (probe(asked("mobile-tiny", preprocessing={"mean": [0.1, 0.2]})) or "")

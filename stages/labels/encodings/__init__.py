@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Literal, assert_never
 
 from schemas.canonical import identity
 from schemas.encodings import Dense, Encoding, Hard, LowRank, Sampled, TopK
 from schemas.errors import StoreError
-from schemas.labels import Extra, FieldSchema, LabelSchema, LabelShape
+from schemas.labels import ENTROPY, FEATURES, MARGIN, Extra, FieldSchema, LabelSchema, LabelShape
 from stages.labels.decoded import check_temperature
 from stages.labels.encodings.base import KEPT, Codec
 from stages.labels.encodings.dense import DenseCodec
@@ -29,6 +29,8 @@ __all__ = [
     "check_temperatures",
     "codec_of",
     "difficulty_fields",
+    "extras_of",
+    "features_field",
     "label_schema",
 ]
 
@@ -102,9 +104,21 @@ def check_schema(schema: LabelSchema, where: str) -> None:
         raise StoreError(f"{where} describes arrays that no release writes ({', '.join(strange or names)[:200]})")
 
 
+def extras_of(schema: LabelSchema) -> tuple[FieldSchema, ...]:
+    """A schema's fields beside those of its encoding and shape."""
+    own = {field.name for field in label_schema(schema.classes, schema.encoding, schema.shape).fields}
+    return tuple(field for field in schema.fields if field.name not in own)
+
+
+def features_field(width: int, dtype: Literal["float16", "float32"]) -> Extra:
+    """The extra field of a teacher's penultimate features (`stages.training.penultimate`)."""
+    words = "What the teacher's head reads, one vector a sample."
+    return Extra(name=FEATURES, width=width, dtype=dtype, per="sample", description=words)
+
+
 def difficulty_fields(names: Iterable[str]) -> tuple[Extra, ...]:
     """The extra fields that say how hard a label is (`stages.labels.builder.difficulty`)."""
-    words = {"entropy": "Entropy at temperature 1, in nats.", "margin": "Gap between the two largest probabilities."}
+    words = {ENTROPY: "Entropy at temperature 1, in nats.", MARGIN: "Gap between the two largest probabilities."}
     return tuple(Extra(name=name, description=words[name]) for name in names)
 
 

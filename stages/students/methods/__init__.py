@@ -16,5 +16,6 @@ def get_method(part: Part) -> Method:
 
 
 def method_code(part: Part) -> dict[str, str]:
-    """Digest of the method's source, for fingerprints."""
-    return {f"method {part.name}": code_digest(METHODS.target(part.name))}
+    """Digests of the source of a method and of those that it calls, for fingerprints. Raises as `get_method`."""
+    names = (part.name, *get_method(part).rests_on)
+    return {f"method {name}": code_digest(METHODS.target(name)) for name in names}

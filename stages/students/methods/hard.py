@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.base import Contract, Fraction
-from stages.students.methods.base import Method, weighted_mean, wide
+from stages.students.methods.base import AlphaConfig, Method, SharedRows, weighted_mean, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.students.teacher import TeacherRows
 
-
-class HardConfig(Contract):
+class HardConfig(AlphaConfig):
     """Settings of `hard`."""
-
-    alpha: Fraction = 0.7
-    """The teacher's share of the loss."""
 
 
 class Hard(Method):
@@ -25,14 +19,11 @@ class Hard(Method):
 
     Config = HardConfig
 
-    @property
-    def alpha(self) -> float:
-        return float(self.config.alpha)
-
-    def teacher_term(self, student_BC: Tensor, teacher: TeacherRows, weights_B: Tensor) -> Tensor:
+    def teacher_term(self, rows: SharedRows) -> Tensor:
         from torch.nn.functional import cross_entropy
 
-        return weighted_mean(cross_entropy(wide(student_BC), teacher.top1(), reduction="none"), weights_B)
+        loss_B = cross_entropy(wide(rows.student_BC), rows.teacher.top1(), reduction="none")
+        return weighted_mean(loss_B, rows.weights_B)
 
 
 METHOD = Hard

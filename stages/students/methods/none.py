@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from schemas.base import Contract
-from stages.students.methods.base import Method
+from stages.students.methods.base import Method, Needs, SharedRows
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from stages.students.teacher import TeacherRows
 
 
 class NoneConfig(Contract):
@@ -21,14 +19,17 @@ class NoTeacher(Method):
     """The truth's term with weight 1."""
 
     Config = NoneConfig
-    needs_labels = False
 
     @property
     def alpha(self) -> float:
         return 0.0
 
-    def teacher_term(self, student_BC: Tensor, teacher: TeacherRows, weights_B: Tensor) -> Tensor:
-        return student_BC.new_zeros(())
+    @property
+    def needs(self) -> Needs:
+        return Needs(labels=False)
+
+    def teacher_term(self, rows: SharedRows) -> Tensor:
+        return rows.student_BC.new_zeros(())
 
 
 METHOD = NoTeacher

@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
 
-from schemas.base import Contract, Fraction
-from stages.students.methods.base import Method, weighted_mean, wide
+from stages.students.methods.base import AlphaConfig, Method, Needs, SharedRows, weighted_mean, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.students.teacher import TeacherRows
 
-
-class SoftConfig(Contract):
+class SoftConfig(AlphaConfig):
     """Settings of `soft`."""
 
     temperature: PositiveFloat = 2.0
     """Divides the logits of teacher and student; larger values show more of the small classes."""
-    alpha: Fraction = 0.7
-    """The teacher's share of the loss."""
     tail: Literal["bucket", "spread"] = "bucket"
     """With labels that keep some classes only: all others count as one, or share what is left evenly."""
 
@@ -38,28 +33,14 @@ class Soft(Method):
     Config = SoftConfig
 
     @property
-    def alpha(self) -> float:
-        return float(self.config.alpha)
+    def needs(self) -> Needs:
+        return Needs(temperatures=(float(self.config.temperature),))
 
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        return (float(self.config.temperature),)
+    def teacher_term(self, rows: SharedRows) -> Tensor:
+        from stages.students.sparse import divergence
 
-    def teacher_term(self, student_BC: Tensor, teacher: TeacherRows, weights_B: Tensor) -> Tensor:
-        from torch.nn.functional import kl_div, log_softmax
-
-        from stages.students.sparse import sparse_divergence
-        from stages.students.teacher import SparseTeacher
-
-        tau: float = self.config.temperature
-        if isinstance(teacher, SparseTeacher):
-            return weighted_mean(
-                sparse_divergence(wide(student_BC), teacher, tau, self.config.tail == "spread"), weights_B
-            )
-        student = log_softmax(wide(student_BC) / tau, dim=1)
-        target = log_softmax(wide(teacher.dense(tau)) / tau, dim=1)
-        kl_B: Tensor = kl_div(student, target, reduction="none", log_target=True).sum(dim=1)
-        return weighted_mean(tau**2 * kl_B, weights_B)
+        tau, spread = self.config.temperature, self.config.tail == "spread"
+        return weighted_mean(divergence(wide(rows.student_BC), rows.teacher, tau, spread), rows.weights_B)
 
 
 METHOD = Soft

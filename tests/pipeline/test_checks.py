@@ -1,0 +1,61 @@
+"""What a plan refuses of methods and their labels, before anything is made; torch stays unloaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.checks import check_spec
+from pipeline.specs import load_spec
+from schemas.errors import SpecError
+from stages.places import Place
+from tests.pipeline.world import write_world
+
+
+def changed(folder: Path, method: Any, **labels: Any) -> Path:
+    """The tiny world with one student's method, and its labels, changed."""
+    spec = write_world(folder)
+    value = yaml.safe_load(spec.read_text())
+    value["students"]["small"]["method"] = method
+    value["labels"]["said"] |= labels
+    spec.write_text(yaml.safe_dump(value, sort_keys=False))
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("method", "labels", "problem"),
+    [
+        ("features", {}, "'features': it reads `features` of the labels, .* label with `features: float16`"),
+        (["soft", "features"], {}, "'combined': it reads `features`"),
+        ({"name": "soft", "temperature": 0.5}, {"encoding": {"kind": "top-k"}}, "'soft': temperature 0.5 lies below"),
+        ({"name": "combined"}, {}, "'parts' is missing"),
+        ([{"name": "soft", "wieght": 1}], {}, "did you mean 'weight'|unknown field 'wieght'"),
+    ],
+)
+def test_methods_that_labels_do_not_serve(tmp_path: Path, method: Any, labels: dict[str, Any], problem: str) -> None:
+    loaded = load_spec(changed(tmp_path, method, **labels))
+    with pytest.raises(SpecError, match=f"students.small.method: .*{problem}"):
+        check_spec(loaded, Place(str(tmp_path / "workspace")))
+
+
+def test_with_what_they_need_they_pass(tmp_path: Path) -> None:
+    loaded = load_spec(changed(tmp_path, ["soft", "features"], features="float16"))
+    check_spec(loaded, Place(str(tmp_path / "workspace")))
+
+
+def test_asking_a_method_loads_no_torch(tmp_path: Path) -> None:
+    spec = changed(tmp_path, ["soft", "features"], features="float16")
+    code = (
+        "import sys; from pipeline.checks import check_spec; from pipeline.specs import load_spec; "
+        "from stages.places import Place; from stages.students.methods import METHODS; "
+        f"check_spec(load_spec({str(spec)!r}), Place({str(tmp_path / 'w')!r})); "
+        "[METHODS.get(name) for name in METHODS.names()]; "
+        "print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
