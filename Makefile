@@ -11,7 +11,7 @@ HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults lint format bench bench-store constraints clean
+.PHONY: help setup demo test test-faults lint format bench bench-store effects constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench: setup ## measure; a table here and JSON under bench-results/
 
 bench-store: setup $(PEERS)/.done ## measure the store against five libraries (15 minutes); table, JSON under bench-results/
 	@$(BIN)/python -m tests.bench.store --python $(PEERS)/bin/python
+
+effects: setup ## method x label budget on digits, both directions (40 minutes, goes on where it was); JSON beside
+	@$(BIN)/python -m tests.bench.effects
 
 # The peers see our packages through a .pth, so torch and numpy are not installed twice; --no-deps, since two of them
 # forbid the releases that we hold (numpy 2.4, transformers 5) and work with them all the same.
