@@ -39,6 +39,15 @@ class Stream(Contract):
     """Seed of the order and of the augmentation; the same for all students of a cohort."""
 
 
+class SourceInputs(Contract):
+    """The source domain by its inputs alone."""
+
+    samples: SamplesRef
+    """Inputs and ids."""
+    split: SplitRef
+    """Its splits: only train rows are read."""
+
+
 class StudentInputs(Contract):
     """One student: one model, one method, one seed."""
 
@@ -62,6 +71,8 @@ class StudentInputs(Contract):
     """The label set that it learns from."""
     budget: BudgetRef | None = None
     """Rows whose truth may be seen; none: no truth at all."""
+    source: SourceInputs | None = None
+    """The source domain, for a method that reads its rows."""
     start: ModelRef | WeightsRef | None = None
     """Weights to start from; none: initialised by the seed."""
 

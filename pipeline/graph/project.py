@@ -97,6 +97,12 @@ class Project:
         domains = self.spec.teachers[self.root(teacher)].domains
         return domains[0] if domains and domains[0] != self.target(student) else None
 
+    def mixed(self, name: str) -> str | None:
+        """The source domain whose rows a student's method reads beside the target's; None if it reads none."""
+        from stages.students.methods import get_method
+
+        return self.source(self.spec.students[name]) if get_method(self.normal.method[name]).needs.source else None
+
     def arms(self, name: str) -> list[Arm]:
         """The arms of a student's comparison that its spec makes possible."""
         student = self.spec.students[name]

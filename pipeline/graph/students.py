@@ -9,7 +9,7 @@ from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from schemas.base import Part
 from schemas.errors import SpecError
-from schemas.students import Arm, CohortInputs, Stream, StudentInputs
+from schemas.students import Arm, CohortInputs, SourceInputs, Stream, StudentInputs
 from stages.training.optim import total_steps
 
 
@@ -38,6 +38,7 @@ def _add(
     needs = [*project.data(domain, *(student.seeds if project.has_budget(domain) else (0,))), *project.data(target)]
     if "distilled" in arms and student.labels:
         needs.append(f"labels.{student.labels}")
+        needs += project.data(mixed) if (mixed := project.mixed(name)) else ()
     source = f"{step}.source"
     if "source-finetuned" in arms and "source-finetuned" in project.arms(name):
         needs.append(source)
@@ -74,6 +75,11 @@ def _student(
     start = starts[seed] if arm == "source-finetuned" else None
     if start is None and student.weights:
         start = project.weights[student.weights]
+    mixed = project.mixed(name) if distilled else None
+    source = None
+    if mixed is not None:
+        samples, split = project.data(mixed)
+        source = SourceInputs(samples=done[samples].samples, split=done[split].split)
     return StudentInputs(
         name=name,
         arm=arm,
@@ -84,6 +90,7 @@ def _student(
         seed=seed,
         labels=done[f"labels.{student.labels}"].labels if distilled and student.labels else None,
         budget=done[project.budget(domain, seed)].budget,
+        source=source,
         start=start,
     )
 

@@ -20,10 +20,11 @@ import torch
 from schemas.artifacts import Ref
 from schemas.errors import DataError
 from schemas.spec import Storage
+from schemas.students import SourceInputs
 from stages.artifacts import find_artifact
 from stages.places import Place
 from stages.progress import Reporter
-from stages.students.feed import Feed
+from stages.students.feed import Feed, SourceDomain
 from stages.students.fit import Fit, Order
 from stages.tasks import get_task
 from stages.training.launch import device, rank, world_size
@@ -108,9 +109,14 @@ def train(
             budget: feed.labelled(step, budget, _asked(fit for fit in told if fit.budget == budget))
             for budget in budgets
         }
+        sources = {name: feed.source(step, name) for name in sorted({fit.source for fit in ready if fit.source})}
         for fit in ready:
             with fit.guard():
-                fit.step(shared if fit.labels else None, labelled[fit.budget] if fit.budget else None)
+                fit.step(
+                    shared if fit.labels else None,
+                    labelled[fit.budget] if fit.budget else None,
+                    sources[fit.source] if fit.source else None,
+                )
         epoch_ends = (step + 1) % feed.rows.steps_per_epoch == 0
         _end_epoch([fit for fit in ready if fit.failure is None and (epoch_ends or not fit.training)], feed)
         for fit in [fit for fit in ready if not fit.training]:
@@ -186,7 +192,18 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
         window_bytes=stream.window_bytes,
         seed=stream.seed,
     )
-    return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here)
+    sources = {fit.source: _source(fit.student.source, place) for fit in fits if fit.source and fit.student.source}
+    return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here, sources)
+
+
+def _source(source: SourceInputs, place: Callable[[Ref], Place]) -> SourceDomain:
+    """The train rows of a source domain. Raises DataError if there are none."""
+    from stages.domains.reader import TRAIN, Samples, read_split
+
+    rows = np.flatnonzero(read_split(place(source.split), source.split) == TRAIN)
+    if not len(rows):
+        raise DataError("the source domain has no train rows to read: give it a larger share in `split`")
+    return SourceDomain(Samples.open(place(source.samples), source.samples), rows)
 
 
 def failure_of(order: Order, launch: str) -> str | None:

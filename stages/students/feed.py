@@ -109,8 +109,17 @@ class LabelledBatch:
     """What the teacher says of each row, by digest of the label set; of those that were asked for."""
 
 
+@dataclass(frozen=True)
+class SourceDomain:
+    """The source domain, by its inputs alone."""
+
+    samples: SampleReader
+    positions: Positions
+    """Its train rows."""
+
+
 class Feed:
-    """The inputs of every step. Label sets and budgets are opened by the caller and go by their digests."""
+    """The inputs of every step. Label sets, budgets and sources are opened by the caller and go by their digests."""
 
     def __init__(
         self,
@@ -122,12 +131,13 @@ class Feed:
         budgets: Mapping[str, BudgetRows],
         label_sets: Mapping[str, LabelReader],
         device: torch.device,
+        sources: Mapping[str, SourceDomain] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Rows read and decoded, rows augmented, and labels gathered, since the start."""
         self.rows = rows
         self._task, self._stream, self.samples, self._device = task, stream, samples, device
-        self.budgets, self.label_sets = budgets, label_sets
+        self.budgets, self.label_sets, self._sources = budgets, label_sets, sources or {}
         self._columns = {digest: _columns(labels.classes, classes) for digest, labels in label_sets.items()}
         self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
         self._augmentation = validate_settings(task.Augmentation, dict(stream.augmentation), "augmentation")
@@ -167,6 +177,12 @@ class Feed:
             teachers={name: self._teacher(name, positions, plain, fields) for name, fields in label_sets.items()},
         )
 
+    def source(self, step: int, source: str) -> torch.Tensor:
+        """As many rows of a source's inputs as there are shared ones, drawn with replacement and augmented alike."""
+        rows, draw = self._sources[source], rng(self._stream.seed, "source", source, step)
+        chosen = rows.positions[draw.integers(len(rows.positions), size=self._stream.batch_size)]
+        return self._read(chosen, step_draws(draw, len(chosen)), rows.samples)
+
     def validation(self, budget: str) -> Iterator[torch.Tensor]:
         """The validation rows of one budget in chunks (V, ...), as they are."""
         positions = self.budgets[budget].validation_positions
@@ -177,8 +193,8 @@ class Feed:
         """Class numbers of the validation rows of one budget, in order."""
         return self.budgets[budget].validation_truth
 
-    def _read(self, positions: Positions, draws: Draws | None) -> torch.Tensor:
-        packed = self.samples.gather(positions)
+    def _read(self, positions: Positions, draws: Draws | None, samples: SampleReader | None = None) -> torch.Tensor:
+        packed = (samples or self.samples).gather(positions)
         self.counters["decoded"] += len(positions)
         if draws is None:
             batch = self._task.batch(packed, self._preprocessing)

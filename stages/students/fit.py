@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from stages.places import Place
 from stages.students.feed import LabelledBatch, LabelReader, SharedBatch
 from stages.students.learners import Learners
 from stages.students.methods import get_method
-from stages.students.methods.base import LabelledRows, SharedRows, Sizes
+from stages.students.methods.base import LabelledRows, SharedRows, Sizes, SourceRows
 from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
@@ -79,6 +79,8 @@ class Fit:
         """Digest of the label set that it reads."""
         self.budget = self.student.budget.digest if self.student.budget else None
         """Digest of its label budget."""
+        self.source: str | None = None
+        """Digest of the source domain whose rows its method reads."""
         self._loss_sum, self._loss_steps = 0.0, 0
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         self._penultimate: Penultimate | None = None
@@ -122,8 +124,10 @@ class Fit:
             self._learners.unpack(*self._restored)
             self._restored = None
 
-    def step(self, shared: SharedBatch | None, labelled: LabelledBatch | None) -> None:
-        """Take one step. Raises TrainingFailed if the loss is not finite."""
+    def step(
+        self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None = None
+    ) -> None:
+        """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite."""
         self._seed()
         self.module.train()
         training = self.student.training
@@ -133,22 +137,20 @@ class Fit:
         parts = [part.inputs for part in (shared, labelled) if part is not None]
         if not parts:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
-        logits = self.module(torch.cat(parts))
-        features = None if self._penultimate is None else self._penultimate.take()
+        parts += [] if source is None else [source]
+        outputs = iter(self._outputs(parts))
         progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
-            rows = len(shared.inputs)
-            shared_rows = SharedRows(
-                logits[:rows],
-                shared.teachers[self.labels],
-                shared.weights_B,
-                None if features is None else features[:rows],
-                progress=progress,
-            )
+            logits, features = next(outputs)
+            said = shared.teachers[self.labels]
+            shared_rows = SharedRows(logits, said, shared.weights_B, features, progress=progress)
         if labelled is not None:
-            said = labelled.teachers.get(self.labels or "") if self.needs.labelled else None
-            labelled_rows = LabelledRows(logits[-len(labelled.inputs) :], labelled.truth_L, said, progress)
+            logits, _ = next(outputs)
+            told = labelled.teachers.get(self.labels or "") if self.needs.labelled else None
+            labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress)
+        if source is not None and shared_rows is not None:
+            shared_rows = replace(shared_rows, source=SourceRows(*next(outputs)))
         loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -243,6 +245,10 @@ class Fit:
             if self.student.labels is None:
                 raise SpecError(f"the method '{self.student.method.name}' needs `labels`, a label set to learn from")
             self.labels = self.student.labels.digest
+        if self.needs.source:
+            if self.student.source is None:
+                raise SpecError(f"the method '{self.student.method.name}' needs `source`, a domain beside the target")
+            self.source = self.student.source.samples.digest
         classes, asked = self.order.asked.classes, self.order.asked
         module = models.build(
             self._task, self.student.model, len(classes), asked.stream.preprocessing, self.student.seed
@@ -275,6 +281,14 @@ class Fit:
         if "best" in meta:
             self._best = (meta["best"], checkpoints.under_prefix("best", tensors))
         self.done = number
+
+    def _outputs(self, parts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Logits and, where they are needed, penultimate features of several lots of rows, in one pass."""
+        sizes = [len(part) for part in parts]
+        logits = self.module(torch.cat(parts)).split(sizes)
+        if self._penultimate is None:
+            return [(lot, None) for lot in logits]
+        return list(zip(logits, self._penultimate.take().split(sizes), strict=True))
 
     def _seed(self) -> None:
         """What a model draws in a step (dropout) belongs to its seed and the step, not to its neighbours."""

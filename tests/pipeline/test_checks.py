@@ -33,6 +33,10 @@ def changed(folder: Path, method: Any, **labels: Any) -> Path:
         ("features", {}, "'features': it reads `features` of the labels, .* label with `features: float16`"),
         (["soft", "features"], {}, "'combined': it reads `features`"),
         ({"name": "soft", "temperature": 0.5}, {"encoding": {"kind": "top-k"}}, "'soft': temperature 0.5 lies below"),
+        ("logit-standardisation", {"encoding": {"kind": "top-k"}}, "cannot learn from top-k.*dense, low-rank"),
+        (["dkd", "logit-standardisation"], {"encoding": {"kind": "hard"}}, "cannot learn from hard"),
+        ({"name": "hard-examples", "stored": True}, {}, r"reads `entropy`.*difficulty: \[entropy\]"),
+        ({"name": "hard-examples", "stored": True, "measure": "loss"}, {}, "never stored: leave out `stored`"),
         ({"name": "combined"}, {}, "'parts' is missing"),
         ([{"name": "soft", "wieght": 1}], {}, "did you mean 'weight'|unknown field 'wieght'"),
     ],
@@ -46,6 +50,21 @@ def test_methods_that_labels_do_not_serve(tmp_path: Path, method: Any, labels: d
 def test_with_what_they_need_they_pass(tmp_path: Path) -> None:
     loaded = load_spec(changed(tmp_path, ["soft", "features"], features="float16"))
     check_spec(loaded, Place(str(tmp_path / "workspace")))
+
+
+def test_source_rows_need_a_source(tmp_path: Path) -> None:
+    """The teacher's own domain is it; labels of a teacher that was trained elsewhere have none."""
+    spec = changed(tmp_path, ["soft", "domain-adversarial"])
+    check_spec(load_spec(spec), Place(str(tmp_path / "workspace")))
+    value = yaml.safe_load(spec.read_text())
+    value["teachers"] = {"fit": {"model": "resnet-tiny", "weights": "big.safetensors"}}
+    value["evaluation"]["baselines"] = ["no-teacher"]
+    (tmp_path / "big.safetensors").touch()
+    spec.write_text(yaml.safe_dump(value, sort_keys=False))
+    with pytest.raises(
+        SpecError, match="'combined' reads rows of the source domain, and there is none: give it labels"
+    ):
+        check_spec(load_spec(spec), Place(str(tmp_path / "workspace")))
 
 
 def test_asking_a_method_loads_no_torch(tmp_path: Path) -> None:

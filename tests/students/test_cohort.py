@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.artifacts import ModelRef
+from schemas.artifacts import ModelRef, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.errors import ContractError, DataError
 from schemas.spec import Resources, Storage
-from schemas.students import CohortInputs, CohortOutputs, StudentInputs
+from schemas.students import CohortInputs, CohortOutputs, SourceInputs, StudentInputs
 from stages.context import Context
 from stages.places import Place
 from stages.students import cohort, fit
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
 from stages.training.models import read_card, read_state
-from tests.students.world import Killed, Labels, World, cohort_of, student
+from tests.students.world import Killed, Labels, World, cohort_of, ref, student
 
 
 @pytest.fixture
@@ -42,12 +42,27 @@ EARLY = {"keep": "best", "optimizer": "sgd", "gradient_clip": 1.0, "learning_rat
 """Best after its first epoch, so that the best weights have to outlive a kill."""
 BOTH = Part.model_validate({"name": "combined", "parts": ["soft", {"name": "features", "weight": 0.5}]})
 """Reads features on both sides, and trains a projection of its own."""
-FIVE = (
+EVERYTHING = Part.model_validate(
+    {
+        "name": "combined",
+        "parts": [
+            "features",
+            {"name": "adversarial", "weight": 0.1, "generator": 4},
+            {"name": "domain-adversarial", "weight": 0.1},
+            {"name": "confident", "threshold": 0.3, "balance": 0.5},
+            {"name": "hard-examples", "measure": "loss", "select": "weight"},
+        ],
+    }
+)
+"""Every kind of state that a method may have, and every kind of row that it may read."""
+SOURCE = SourceInputs(samples=SamplesRef(**ref(7)), split=SplitRef(**ref(7)))
+SIX = (
     student("soft"),
     student("hard", "hard", labels=1, budget=1, seed=1),
     student("none", "none", arm="no-teacher"),
     student("early", steps=20, training=EARLY),
-    student("zero", BOTH, budget=2, training={"schedule": "cosine", "label_smoothing": 0.1}),
+    student("zero", budget=2, training={"schedule": "cosine", "label_smoothing": 0.1}),
+    student("all", EVERYTHING, source=SOURCE),
 )
 """Other methods, label sets, budgets, lengths and optimisers, on one stream."""
 
@@ -59,18 +74,18 @@ def digests(outputs: CohortOutputs) -> list[str]:
 
 
 def test_a_cohort_equals_its_students_alone(world: World, contexts: Any) -> None:
-    together = STUDENTS.run(contexts("together"), cohort_of(*FIVE))
-    alone = [STUDENTS.run(contexts(f"alone-{one.name}"), cohort_of(one)).students[0] for one in FIVE]
+    together = STUDENTS.run(contexts("together"), cohort_of(*SIX))
+    alone = [STUDENTS.run(contexts(f"alone-{one.name}"), cohort_of(one)).students[0] for one in SIX]
     assert digests(together) == digests(CohortOutputs(students=tuple(alone)))
     assert [one.history for one in together.students] == [one.history for one in alone]
-    assert len(set(digests(together))) == len(FIVE)
+    assert len(set(digests(together))) == len(SIX)
     accuracies = [line.validation["accuracy"] for line in together.students[3].history]
     assert accuracies.index(max(accuracies)) == 0
 
 
 def test_order_in_the_cohort_changes_nothing(world: World, contexts: Any) -> None:
-    forth = STUDENTS.run(contexts("forth"), cohort_of(*FIVE))
-    back = STUDENTS.run(contexts("back"), cohort_of(*FIVE[::-1]))
+    forth = STUDENTS.run(contexts("forth"), cohort_of(*SIX))
+    back = STUDENTS.run(contexts("back"), cohort_of(*SIX[::-1]))
     assert digests(forth) == digests(back)[::-1]
 
 
@@ -94,7 +109,7 @@ def test_arms_of_a_budget_see_the_same_labelled_rows(world: World, contexts: Any
     one = STUDENTS.run(contexts("one"), cohort_of(student("n", "none")))
     seen_alone = [rows for rows in world.samples.read if len(rows) == 4]
     world.samples.read.clear()
-    many = STUDENTS.run(contexts("many"), cohort_of(*FIVE[:2], student("n", "none")))
+    many = STUDENTS.run(contexts("many"), cohort_of(*SIX[:2], student("n", "none")))
     budget = world.budgets[f"{0:032x}"].train_positions
     seen = [rows for rows in world.samples.read if len(rows) == 4 and np.isin(rows, budget).all()]
     assert digests(one)[0] == digests(many)[2]
@@ -107,9 +122,9 @@ def test_arms_of_a_budget_see_the_same_labelled_rows(world: World, contexts: Any
     [("not_finite", "soft"), ("raises", "soft"), ("vandal", "soft"), ("vandal", "none"), ("unbuildable", "soft")],
 )
 def test_a_student_that_goes_wrong_harms_nobody(world: World, contexts: Any, model: str, method: str) -> None:
-    healthy = STUDENTS.run(contexts("healthy"), cohort_of(*FIVE))
+    healthy = STUDENTS.run(contexts("healthy"), cohort_of(*SIX))
     context = contexts("mixed")
-    mixed = STUDENTS.run(context, cohort_of(FIVE[0], student("bad", method, model=model), *FIVE[1:]))
+    mixed = STUDENTS.run(context, cohort_of(SIX[0], student("bad", method, model=model), *SIX[1:]))
     bad = mixed.students[1]
     others = CohortOutputs(students=(mixed.students[0], *mixed.students[2:]))
     assert digests(others) == digests(healthy)
@@ -125,7 +140,7 @@ def test_a_student_that_goes_wrong_harms_nobody(world: World, contexts: Any, mod
     }
     assert bad.failure is not None
     assert bad.failure.endswith(reasons[model])
-    assert STUDENTS.find(context, cohort_of(FIVE[0], student("bad", method, model=model))) is None
+    assert STUDENTS.find(context, cohort_of(SIX[0], student("bad", method, model=model))) is None
     folder = context.artifact_place(
         "students", STUDENTS.fingerprints(cohort_of(student("bad", method, model=model)))["bad/distilled/0"]
     )
@@ -143,9 +158,11 @@ def test_a_student_with_nothing_to_learn_from_says_so(world: World, local_contex
     assert outputs.students[2].history[-1].validation == {}, "without validation truth nothing is claimed"
 
 
-def test_a_soft_student_without_labels_says_so(world: World, local_context: Context) -> None:
+def test_a_student_without_what_its_method_reads_says_so(world: World, local_context: Context) -> None:
     lost = student("s").model_copy(update={"labels": None})
     assert "needs `labels`" in str(STUDENTS.run(local_context, cohort_of(lost)).students[0].failure)
+    without = cohort_of(student("s", Part(name="domain-adversarial")))
+    assert "needs `source`" in str(STUDENTS.run(local_context, without).students[0].failure)
 
 
 def test_labels_without_what_a_method_needs_end_its_student_alone(world: World, local_context: Context) -> None:
@@ -184,16 +201,16 @@ def order_of(inputs: CohortInputs, number: int) -> fit.Order:
 def test_killed_and_resumed_equals_uninterrupted(
     world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
-    whole = STUDENTS.run(contexts("whole"), cohort_of(*FIVE))
+    whole = STUDENTS.run(contexts("whole"), cohort_of(*SIX))
     monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
     dying = World().use(monkeypatch)
     dying.samples.die_at = die_at
     context = contexts("killed")
     with pytest.raises(Killed):
-        STUDENTS.run(context, cohort_of(*FIVE))
-    assert STUDENTS.find(context, cohort_of(*FIVE)) is None
+        STUDENTS.run(context, cohort_of(*SIX))
+    assert STUDENTS.find(context, cohort_of(*SIX)) is None
     fresh = World().use(monkeypatch)
-    again = STUDENTS.run(context, cohort_of(*FIVE))
+    again = STUDENTS.run(context, cohort_of(*SIX))
     assert digests(again) == digests(whole)
     assert [one.history for one in again.students] == [one.history for one in whole.students]
     if die_at > 20:
@@ -205,7 +222,7 @@ def test_killed_between_two_checkpoints_of_one_step(
     world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     """Then the students are at different steps: those ahead wait."""
-    whole = STUDENTS.run(contexts("whole"), cohort_of(*FIVE))
+    whole = STUDENTS.run(contexts("whole"), cohort_of(*SIX))
     monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
     saves, save = [], fit.Fit.save
 
@@ -219,12 +236,12 @@ def test_killed_between_two_checkpoints_of_one_step(
     with monkeypatch.context() as patch:
         patch.setattr(fit.Fit, "save", dying_save)
         with pytest.raises(Killed):
-            STUDENTS.run(context, cohort_of(*FIVE))
-    assert digests(STUDENTS.run(context, cohort_of(*FIVE))) == digests(whole)
+            STUDENTS.run(context, cohort_of(*SIX))
+    assert digests(STUDENTS.run(context, cohort_of(*SIX))) == digests(whole)
 
 
 def test_killed_while_committing(world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = STUDENTS.run(contexts("whole"), cohort_of(*FIVE))
+    whole = STUDENTS.run(contexts("whole"), cohort_of(*SIX))
     context = contexts("killed")
 
     def dying_commit(self: fit.Fit) -> None:
@@ -233,17 +250,17 @@ def test_killed_while_committing(world: World, contexts: Any, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(fit.Fit, "commit", dying_commit)
         with pytest.raises(Killed):
-            STUDENTS.run(context, cohort_of(*FIVE))
-    assert digests(STUDENTS.run(context, cohort_of(*FIVE))) == digests(whole)
+            STUDENTS.run(context, cohort_of(*SIX))
+    assert digests(STUDENTS.run(context, cohort_of(*SIX))) == digests(whole)
 
 
 def test_only_what_is_missing_is_trained(world: World, local_context: Context) -> None:
-    first = STUDENTS.run(local_context, cohort_of(FIVE[0]))
-    both = STUDENTS.run(local_context, cohort_of(*FIVE[:2]))
+    first = STUDENTS.run(local_context, cohort_of(SIX[0]))
+    both = STUDENTS.run(local_context, cohort_of(*SIX[:2]))
     assert both.students[0] == first.students[0]
     assert world.feeds[1].counters["labels"] == 14 * 8
     assert len(world.feeds) == 2
-    assert STUDENTS.run(local_context, cohort_of(*FIVE[:2])) == both
+    assert STUDENTS.run(local_context, cohort_of(*SIX[:2])) == both
     assert len(world.feeds) == 2, "nothing was read again"
 
 
@@ -278,7 +295,7 @@ def test_a_fingerprint_says_what_was_asked() -> None:
 
 def test_a_student_starts_from_given_weights(world: World, contexts: Any) -> None:
     context = contexts("start")
-    first = STUDENTS.run(context, cohort_of(FIVE[0])).students[0].model
+    first = STUDENTS.run(context, cohort_of(SIX[0])).students[0].model
     assert first is not None
     still = student("still", start=first, steps=1, training={"learning_rate": 1e-12, "weight_decay": 0.0})
     after = STUDENTS.run(context, cohort_of(still)).students[0].model
@@ -309,10 +326,10 @@ def test_the_best_or_the_last_weights_are_kept(world: World, contexts: Any) -> N
 
 
 def test_what_is_kept_of_a_student(world: World, local_context: Context) -> None:
-    one = STUDENTS.run(local_context, cohort_of(FIVE[0])).students[0]
+    one = STUDENTS.run(local_context, cohort_of(SIX[0])).students[0]
     assert one.model is not None
     card = read_card(local_context.place(one.model), one.model)
-    assert (card.classes, card.model, card.task) == (("one", "two", "three"), FIVE[0].model, cohort_of().task)
+    assert (card.classes, card.model, card.task) == (("one", "two", "three"), SIX[0].model, cohort_of().task)
     assert [line.epoch for line in one.history] == [1, 2, 3]
     assert set(one.history[0].validation) >= {"accuracy", "nll"}
     folder = Place(one.model.uri)
@@ -328,20 +345,20 @@ def test_a_distilled_student_learns(world: World, local_context: Context) -> Non
 def test_labels_of_other_classes_are_refused(world: World, local_context: Context) -> None:
     world.label_sets[f"{0:032x}"] = Labels(world.label_sets[f"{0:032x}"].values, ("one", "two", "four"))
     with pytest.raises(DataError, match="class_map"):
-        STUDENTS.run(local_context, cohort_of(FIVE[0]))
+        STUDENTS.run(local_context, cohort_of(SIX[0]))
 
 
 def test_labels_in_another_order_of_classes(world: World, contexts: Any) -> None:
-    expected = STUDENTS.run(contexts("same"), cohort_of(FIVE[0]))
+    expected = STUDENTS.run(contexts("same"), cohort_of(SIX[0]))
     labels = world.label_sets[f"{0:032x}"]
     world.label_sets[f"{0:032x}"] = Labels(labels.values[:, [2, 0, 1]].copy(), ("three", "one", "two"))
-    assert digests(STUDENTS.run(contexts("other"), cohort_of(FIVE[0]))) == digests(expected)
+    assert digests(STUDENTS.run(contexts("other"), cohort_of(SIX[0]))) == digests(expected)
 
 
 def test_the_process_finds_torch_as_it_was(world: World, local_context: Context) -> None:
     torch.manual_seed(5)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    STUDENTS.run(local_context, cohort_of(FIVE[0]))
+    STUDENTS.run(local_context, cohort_of(SIX[0]))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 

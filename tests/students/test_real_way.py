@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from schemas.artifacts import BudgetRef, LabelSetRef
+from schemas.artifacts import BudgetRef, LabelSetRef, SplitRef
 from schemas.base import Part
 from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
 from schemas.labels import LabelsInputs
 from schemas.spec import LabelBudget, Resources, Source, Split, Training
-from schemas.students import CohortInputs, Stream, StudentInputs
+from schemas.students import CohortInputs, SourceInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
 from stages.base import get_stage
 from stages.context import Context
+from stages.domains.reader import read_budget
 from stages.places import Place
 from stages.students import stage
+from stages.students.methods import METHODS
 from stages.students.stage import STUDENTS
+from tests.students.toy import EXAMPLES
 
 TASK = Part.model_validate({"name": "image-classification", "image_size": 8, "channels": 1})
 MODEL = Part(name="mobile-tiny")
@@ -30,48 +34,45 @@ def run(context: Context, stage: str, inputs: Any) -> Any:
     return get_stage(stage).run(context, inputs)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
-    """A domain of 90 pictures in 3 shards, two draws of a budget of 4 + 4, and what an untrained teacher says."""
-    folder = tmp_path_factory.mktemp("made")
+def make(folder: Path, hidden: int = 0) -> CohortInputs:
+    """A domain of 90 pictures in 3 shards, two draws of a budget of 4 + 4, and what an untrained teacher says.
+
+    `hidden`: how far the classes of all rows are moved whose truth may not be seen.
+    """
     context = Context(workspace=Place(str(folder / "workspace")), resources=Resources(mode="local"))
     draw = np.random.default_rng(0)
     truth = draw.integers(3, size=90)
     pictures = draw.integers(0, 60, size=(90, 8, 8, 1))
     pictures[np.arange(90), truth * 2] += 150
-    np.savez(folder / "bars.npz", image=pictures.astype(np.uint8), label=np.array(["a", "b", "c"])[truth])
-    domain = run(
-        context,
-        "domains",
-        DomainInputs(source=Source(arrays=str(folder / "bars.npz")), task=TASK, shard_rows=32),
-    )
-    split = run(
-        context,
-        "splits",
-        SplitInputs(samples=domain.samples, split=Split(train=0.6, validation=0.2, test=0.2)),
-    ).split
-    budgets: list[BudgetRef] = [
-        run(
-            context,
-            "budgets",
-            BudgetInputs(
-                samples=domain.samples,
-                split=split,
-                truth=domain.truth,
-                label_budget=LabelBudget(train=4, validation=4),
-                seed=seed,
-            ),
-        ).budget
-        for seed in range(2)
-    ]
+    names = np.array(["a", "b", "c"])
+
+    def domain_of(classes: NDArray[np.int64]) -> Any:
+        np.savez(folder / "bars.npz", image=pictures.astype(np.uint8), label=names[classes])
+        source = Source(arrays=str(folder / "bars.npz"))
+        return run(context, "domains", DomainInputs(source=source, task=TASK, shard_rows=32))
+
+    def drawn(domain: Any) -> tuple[SplitRef, list[BudgetRef]]:
+        shares = Split(train=0.6, validation=0.2, test=0.2)
+        split = run(context, "splits", SplitInputs(samples=domain.samples, split=shares)).split
+        asked = {"samples": domain.samples, "split": split, "truth": domain.truth}
+        size = LabelBudget(train=4, validation=4)
+        inputs = [BudgetInputs(**asked, label_budget=size, seed=seed) for seed in range(2)]
+        return split, [run(context, "budgets", one).budget for one in inputs]
+
+    domain = domain_of(truth)
+    split, budgets = drawn(domain)
+    if hidden:
+        read = [read_budget(context.place(one), one) for one in budgets]
+        seen = np.concatenate([rows for one in read for rows in (one.train_positions, one.validation_positions)])
+        moved = np.where(np.isin(np.arange(90), seen), truth, (truth + hidden) % 3)
+        assert (moved != truth).sum() >= 74
+        domain = domain_of(moved)
+        split, budgets = drawn(domain)
     teacher = run(
-        context,
-        "teachers",
-        TeacherInputs(task=TASK, model=MODEL, classes=domain.classes, way=GivenTeacher()),
-    ).model
-    labels: LabelSetRef = run(
-        context, "labels", LabelsInputs(task=TASK, teacher=teacher, samples=domain.samples, features="float16")
-    ).labels
+        context, "teachers", TeacherInputs(task=TASK, model=MODEL, classes=domain.classes, way=GivenTeacher())
+    )
+    asked = LabelsInputs(task=TASK, teacher=teacher.model, samples=domain.samples, features="float16")
+    labels: LabelSetRef = run(context, "labels", asked).labels
     common: dict[str, Any] = {"model": MODEL, "training": Training(learning_rate=0.01), "steps": 9}
     students = [
         StudentInputs(name="s", method=Part(name="soft"), labels=labels, budget=budgets[seed], seed=seed, **common)
@@ -91,6 +92,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
     )
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
+    return make(tmp_path_factory.mktemp("made"))
+
+
 def local(folder: Path) -> Context:
     return Context(workspace=Place(str(folder)), resources=Resources(mode="local"))
 
@@ -101,6 +107,30 @@ def test_students_of_a_real_store(made: CohortInputs, tmp_path: Path) -> None:
     assert len({one.model.digest for one in outputs.students if one.model}) == 5
     assert all(len(one.history) == 3 for one in outputs.students), "54 rows are 4 steps an epoch"
     assert STUDENTS.find(local(tmp_path / "a"), made) == outputs
+
+
+def test_hidden_labels_change_nothing_for_any_method(tmp_path: Path) -> None:
+    """The truth of every row beyond the budgets is another: students of all methods are the same bytes."""
+
+    def students(name: str, hidden: int) -> list[str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        inputs = make(folder, hidden)
+        like, source = inputs.students[0], SourceInputs(samples=inputs.stream.samples, split=inputs.stream.split)
+        everyone = [
+            like.model_copy(update={"name": name, "method": part, "source": source})
+            for name in METHODS.names()
+            for part in [Part.model_validate({"name": name, **EXAMPLES.get(name, {})})]
+        ]
+        by_loss = Part.model_validate({"name": "hard-examples", "measure": "loss"})
+        everyone.append(like.model_copy(update={"name": "by-loss", "method": by_loss}))
+        outputs = STUDENTS.run(local(folder / "students"), inputs.model_copy(update={"students": tuple(everyone)}))
+        assert [one.failure for one in outputs.students] == [None] * len(everyone)
+        return [one.model.digest for one in outputs.students if one.model]
+
+    plain = students("plain", 0)
+    assert len(set(plain)) == len(METHODS.names()) + 1
+    assert students("moved", 1) == plain
 
 
 @pytest.mark.ray

@@ -202,22 +202,6 @@ def test_classes_in_another_order_are_remapped() -> None:
         _columns(theirs, [*theirs[1:], "other"])
 
 
-@pytest.mark.parametrize("name", ["soft", "hard"])
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_every_method_learns_from_every_encoding(name: str, encoding: str) -> None:
-    method, rows = get_method(Part(name=name)), teacher(ENCODINGS[encoding], logits(8))
-    at = torch.zeros(ROWS, CLASSES, requires_grad=True)
-    optimizer, losses = torch.optim.SGD([at], lr=1.0), []
-    for _ in range(30):
-        loss = method.teacher_term(SharedRows(at, rows, torch.ones(ROWS)))
-        losses.append(float(loss.detach()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < losses[0] * 0.6
-    assert torch.equal(at.argmax(dim=1), rows.top1())
-
-
 def test_temperatures_that_labels_do_not_hold() -> None:
     with pytest.raises(StoreError, match=r"temperature 0.5 lies below the smallest .* \(1, 2, 4\)"):
         sparse_divergence(torch.zeros(ROWS, CLASSES), teacher(ENCODINGS["top-3"], logits(0)), 0.5, spread=False)

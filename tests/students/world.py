@@ -23,7 +23,7 @@ from schemas.students import CohortInputs, Stream, StudentInputs
 from stages.labels.decoded import DenseLabels
 from stages.labels.encodings import label_schema
 from stages.students import cohort
-from stages.students.feed import Feed
+from stages.students.feed import Feed, SourceDomain
 from stages.students.fit import Fit
 from stages.tasks import get_task
 from stages.training.stream import Positions, RowStream
@@ -172,6 +172,7 @@ class World:
         }
         self.budgets = {f"{draw:032x}": self._budget(draw, 5, 6) for draw in range(2)}
         self.budgets[f"{2:032x}"] = self._budget(2, 0, 0)
+        self.source = Samples(draw.integers(0, 250, size=(20, 6, 6, 1)).astype(np.uint8))
         self.feeds: list[Feed] = []
 
     def _budget(self, number: int, train: int, validation: int) -> Budget:
@@ -193,7 +194,8 @@ class World:
         )
         task = get_task(asked.task)
         label_sets = {fit.labels: self.label_sets[fit.labels] for fit in fits if fit.labels}
-        feed = Feed(task, asked.classes, asked.stream, self.samples, rows, self.budgets, label_sets, device)
+        sources = {fit.source: SourceDomain(self.source, np.arange(20)) for fit in fits if fit.source}
+        feed = Feed(task, asked.classes, asked.stream, self.samples, rows, self.budgets, label_sets, device, sources)
         self.feeds.append(feed)
         return feed
 

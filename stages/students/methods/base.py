@@ -64,7 +64,7 @@ class Needs:
     features: bool = False
     """The student's penultimate features."""
     source: bool = False
-    """Rows of the source domain beside the shared ones."""
+    """Rows of the source domain beside the shared ones, as many, without truth."""
 
     def __or__(self, other: Needs) -> Needs:
         """What two methods need together."""

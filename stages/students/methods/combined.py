@@ -1,6 +1,6 @@
-"""Several methods at once: a weighted sum of their losses. A list in the spec's `method` is this method.
+"""Several methods at once: a weighted sum of their losses.
 
-method: [{name: soft, weight: 0.7}, {name: margin, weight: 0.3}]
+A list in the spec's `method` is this method: [{name: soft, weight: 0.7}, {name: margin, weight: 0.3}]
 """
 
 from __future__ import annotations

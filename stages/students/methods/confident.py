@@ -83,7 +83,7 @@ class Confident(Method):
         """Weight of each row's class (B,), by the frequencies as they were before this step."""
         import torch
 
-        before_C: Tensor = self._seen.frequency_C.to(kept_B.dtype)
+        before_C: Tensor = self._seen.frequency_C.to(kept_B.dtype, copy=True)
         if self._seen.training and bool(kept_B.any()):
             now_C = torch.zeros_like(before_C).index_add_(0, best_B, kept_B) / kept_B.sum()
             self._seen.frequency_C.mul_(MEMORY).add_((1.0 - MEMORY) * now_C)

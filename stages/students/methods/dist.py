@@ -1,7 +1,7 @@
 """Correlation in the place of divergence: a student need not copy a stronger teacher's numbers, only their relations.
 
-Huang, You, Wang, Qian and Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (arXiv:2205.10536),
-equations 8 to 10.
+Huang, You, Wang, Qian and Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (arXiv:2205.10536): its
+inter-class and intra-class relations.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Domain-adversarial: features from which nobody can tell source from target.
+"""Domain-adversarial: the student's features do not tell source from target.
 
-Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016 (arXiv:1505.07818), equations 9 and 14. It
-teaches no classes: put it beside `soft` or another method. In the place of a gradient that is reversed on its way, each
-player has a loss of its own, with the same gradients.
+Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016 (arXiv:1505.07818), with the schedule of its
+experiments. It teaches no classes: put it beside `soft` or another method. In the place of a gradient that is reversed
+on its way, each player has a loss of its own, with the same gradients.
 """
 
 from __future__ import annotations

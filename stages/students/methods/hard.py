@@ -1,4 +1,7 @@
-"""Hard labels: the teacher's most likely class is taken for the truth (pseudo-labels, Lee 2013)."""
+"""Hard labels: the teacher's most likely class is taken for the truth.
+
+Lee, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method", ICML workshop 2013.
+"""
 
 from __future__ import annotations
 

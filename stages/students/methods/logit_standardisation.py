@@ -1,4 +1,4 @@
-"""Soft labels of standardised logits: the student learns how the classes stand to each other, not how large logits are.
+"""Standardised logits: the student learns how the classes stand to each other, not how large logits are.
 
 Sun, Ren, Li, Wang and Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024 (arXiv:2403.01427), section 4.
 """

@@ -1,4 +1,6 @@
-"""No teacher: the labelled rows alone. The plain way to train, and the baseline of every other method."""
+"""No teacher: the labelled rows alone.
+
+The plain way to train, and the baseline of every other method."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Relations between samples: distances and angles among the rows of a batch are those of the teacher.
 
-Park, Kim, Lu and Cho, "Relational Knowledge Distillation", CVPR 2019 (arXiv:1904.05068), equations 3 to 9.
+Park, Kim, Lu and Cho, "Relational Knowledge Distillation", CVPR 2019 (arXiv:1904.05068): its
+distance-wise and angle-wise losses.
 """
 
 from __future__ import annotations
