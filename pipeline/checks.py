@@ -14,7 +14,7 @@ from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
 from schemas.labels import FEATURES
-from schemas.spec import Spec
+from schemas.spec import Spec, Student
 from stages.code import code_digest
 from stages.places import Place
 
@@ -91,6 +91,8 @@ def _references(spec: Spec) -> Iterator[str]:
         yield from missing(f"{where}.domain", "domain", student.domain, spec.domains)
         if student.labels is None and student.method.name != "none":
             yield f"{where}: method '{student.method.name}' learns from labels: give `labels`, or use method none"
+        if student.calibrate and not _can_calibrate(spec, student):
+            yield f"{where}: `calibrate` fits the labels of a teacher to validation labels: give both, or leave it out"
         if student.labels is None and student.domain is None:
             yield f"{where}: nothing says which domain it is for: give `labels` or `domain`"
         if student.labels in spec.labels and student.domain not in (None, spec.labels[student.labels].domain):
@@ -104,6 +106,13 @@ def _references(spec: Spec) -> Iterator[str]:
             yield f"domains.{name}: give `split` (such as {example}), or one place per split"
         if described.split is not None and "" not in described.from_.places:
             yield f"domains.{name}: the source comes in one place per split: leave out `split`"
+
+
+def _can_calibrate(spec: Spec, student: Student) -> bool:
+    if student.labels not in spec.labels:
+        return False
+    domain = spec.domains.get(str(spec.labels[str(student.labels)].domain))
+    return domain is None or domain.label_budget is None or domain.label_budget.validation > 0
 
 
 def _task_faults(spec: Spec) -> Iterator[str]:

@@ -309,6 +309,8 @@ class Student(Contract):
     """The target, where no label set names it."""
     method: MethodPart = Part(name="soft")
     """How a training step uses the labels; a list of methods, each with its `weight`, is their weighted sum."""
+    calibrate: bool = False
+    """Whether its teacher's labels are read at the temperature that fits its own validation budget."""
     training: Training = Training()
     """How it is trained; the arms without a teacher are trained alike."""
     seeds: Seeds = (0,)

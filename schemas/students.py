@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from schemas.artifacts import BudgetRef, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
@@ -73,6 +73,8 @@ class StudentInputs(Contract):
     """Rows whose truth may be seen; none: no truth at all."""
     source: SourceInputs | None = None
     """The source domain, for a method that reads its rows."""
+    calibrate: bool = False
+    """Whether labels are read at the temperature that fits the validation budget."""
     start: ModelRef | WeightsRef | None = None
     """Weights to start from; none: initialised by the seed."""
 
@@ -105,6 +107,8 @@ class StudentOutputs(Document):
     """Why it failed."""
     history: tuple[EpochQuality, ...] = ()
     """Quality by epoch on its own validation budget."""
+    calibration: PositiveFloat | None = None
+    """Temperature that its labels were read through; none: as they are stored."""
 
 
 class CohortOutputs(Document):

@@ -91,6 +91,7 @@ def _student(
         labels=done[f"labels.{student.labels}"].labels if distilled and student.labels else None,
         budget=done[project.budget(domain, seed)].budget,
         source=source,
+        calibrate=distilled and student.calibrate,
         start=start,
     )
 

@@ -63,6 +63,10 @@ class DenseLabels:
         """Some of the labels."""
         return DenseLabels(self.logits[rows])
 
+    def calibrated(self, t: float) -> DenseLabels:
+        """The labels whose distribution at any tau is that of these at t * tau."""
+        return DenseLabels(self.logits / np.float32(t))
+
     def check(self, tau: float) -> None:
         """Every temperature will do."""
 
@@ -107,6 +111,11 @@ class SparseLabels:
     def rows(self, rows: NDArray[np.int64]) -> SparseLabels:
         """Some of the labels."""
         return replace(self, ids=self.ids[rows], logits=self.logits[rows], tails=self.tails[rows])
+
+    def calibrated(self, t: float) -> SparseLabels:
+        """The labels whose distribution at any tau is that of these at t * tau; declared temperatures move along."""
+        moved = tuple(tau / t for tau in self.temperatures)
+        return replace(self, logits=self.logits / np.float32(t), temperatures=moved)
 
     @property
     def kept(self) -> NDArray[np.int64]:

@@ -93,7 +93,7 @@ def train(
     """
     for fit in fits:
         with fit.guard():
-            fit.begin(feed.label_sets[fit.labels] if fit.labels else None)
+            fit.begin(feed)
         if fit.failure is not None:
             over(fit)
     running = [fit for fit in fits if fit.training]

@@ -193,6 +193,17 @@ class Feed:
         """Class numbers of the validation rows of one budget, in order."""
         return self.budgets[budget].validation_truth
 
+    def said_of_validation(
+        self, digest: str, budget: str | None
+    ) -> tuple[Decoded, NDArray[np.int32], NDArray[np.int64] | None]:
+        """(what a label set says of a budget's validation rows, their truth, place of our classes among the set's)."""
+        labels, positions = self.label_sets[digest], np.zeros(0, np.int64)
+        if budget is not None:
+            positions = self.budgets[budget].validation_positions
+        truth = self.validation_truth(budget) if budget is not None else np.zeros(0, np.int32)
+        stored = labels.gather(positions, np.zeros_like(positions), extras=())
+        return labels.decode(stored), truth, self._columns[digest]
+
     def _read(self, positions: Positions, draws: Draws | None, samples: SampleReader | None = None) -> torch.Tensor:
         packed = (samples or self.samples).gather(positions)
         self.counters["decoded"] += len(positions)

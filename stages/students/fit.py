@@ -30,10 +30,12 @@ from schemas.teachers import EpochQuality
 from stages.artifacts import Attempt
 from stages.labels.encodings import extras_of
 from stages.places import Place
-from stages.students.feed import LabelledBatch, LabelReader, SharedBatch
+from stages.students.calibration import fit_temperature
+from stages.students.feed import Feed, LabelledBatch, SharedBatch
 from stages.students.learners import Learners
 from stages.students.methods import get_method
 from stages.students.methods.base import LabelledRows, SharedRows, Sizes, SourceRows
+from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
@@ -74,6 +76,8 @@ class Fit:
         """Steps taken."""
         self.failure: str | None = None
         self.history: list[EpochQuality] = []
+        self.calibration: float | None = None
+        """Temperature that its labels are read through, where they are calibrated."""
         self._task, self._device = task, device
         self.labels: str | None = None
         """Digest of the label set that it reads."""
@@ -104,16 +108,20 @@ class Fit:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failure = f"{reason} (after {self.done} of {self.student.steps} steps)"
 
-    def begin(self, labels: LabelReader | None) -> None:
+    def begin(self, feed: Feed) -> None:
         """Meet the labels before the first step, and make what the method trains itself.
 
-        Raises StoreError for labels that the method cannot learn from.
+        Raises StoreError for labels that the method cannot learn from, DataError where they cannot be calibrated.
         """
+        labels = feed.label_sets[self.labels] if self.labels else None
         fields: dict[str, int | None] = {}
         if labels is not None:
             beside = extras_of(labels.schema)
             fields = {field.name: math.prod(field.shape) if field.shape else None for field in beside}
             self.needs.check_labels(labels.schema.encoding, fields)
+        if self.student.calibrate and self.labels:
+            said = feed.said_of_validation(self.labels, self.budget)
+            self.calibration = fit_temperature(*said, self.needs.temperatures)
         width = None if self._penultimate is None else self._penultimate.width
         sizes = Sizes(len(self.order.asked.classes), width, fields)
         with torch.random.fork_rng(devices=[]):
@@ -143,11 +151,11 @@ class Fit:
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
             logits, features = next(outputs)
-            said = shared.teachers[self.labels]
+            said = self._read(shared.teachers[self.labels])
             shared_rows = SharedRows(logits, said, shared.weights_B, features, progress=progress)
         if labelled is not None:
             logits, _ = next(outputs)
-            told = labelled.teachers.get(self.labels or "") if self.needs.labelled else None
+            told = self._read(labelled.teachers[self.labels]) if self.needs.labelled and self.labels else None
             labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress)
         if source is not None and shared_rows is not None:
             shared_rows = replace(shared_rows, source=SourceRows(*next(outputs)))
@@ -234,6 +242,7 @@ class Fit:
             seed=self.student.seed,
             model=ModelRef(uri=order.folder.uri, fingerprint=order.fingerprint, digest=content),
             history=tuple(self.history),
+            calibration=self.calibration,
         )
         attempt.commit(outputs, content)
         order.folder.remove(CHECKPOINTS)
@@ -289,6 +298,10 @@ class Fit:
         if self._penultimate is None:
             return [(lot, None) for lot in logits]
         return list(zip(logits, self._penultimate.take().split(sizes), strict=True))
+
+    def _read(self, teacher: TeacherRows) -> TeacherRows:
+        """What the teacher says, calibrated where that is asked for."""
+        return teacher if self.calibration is None else teacher.calibrated(self.calibration)
 
     def _seed(self) -> None:
         """What a model draws in a step (dropout) belongs to its seed and the step, not to its neighbours."""

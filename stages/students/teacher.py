@@ -29,6 +29,10 @@ class DenseTeacher:
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32."""
 
+    def calibrated(self, t: float) -> DenseTeacher:
+        """The same teacher, read at t times each temperature."""
+        return replace(self, logits_BC=self.logits_BC / t)
+
     def dense(self, tau: float = 1.0) -> Tensor:
         """Logits (B, C) whose softmax at tau is the teacher's distribution."""
         return self.logits_BC
@@ -53,6 +57,10 @@ class SparseTeacher:
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32."""
     _known: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def calibrated(self, t: float) -> SparseTeacher:
+        """The same teacher, read at t times each temperature."""
+        return replace(self, labels=self.labels.calibrated(t), logits_BK=self.logits_BK / t, _known={})
 
     def log_probabilities(self, tau: float) -> tuple[Tensor, Tensor]:
         """(of the kept classes (B, K), of all others together (B,)) in float64: what a loss is to match.

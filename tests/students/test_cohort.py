@@ -178,14 +178,13 @@ def test_what_a_method_trains_belongs_to_the_students_seed(world: World, local_c
     """It starts alike for one seed, learns with the student, and is no part of the model that is kept."""
     one = cohort_of(student("a", BOTH), student("b", "soft", seed=1))
     fits = [fit.Fit(order_of(one, number), get_task(one.task), Storage(), torch.device("cpu")) for number in (0, 0, 1)]
-    labels, states = world.label_sets[f"{0:032x}"], []
+    feed, states = world.feed(fits, Storage(), torch.device("cpu")), []
     for item in fits:
-        item.begin(labels)
+        item.begin(feed)
         states.append(item._learners.pack()[0])
     assert states[2] == {}
     assert set(states[0]) == {"1.projection.module.weight", "1.projection.module.bias"}
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    feed = world.feed(fits, Storage(), torch.device("cpu"))
     before = states[0]["1.projection.module.weight"].clone()
     fits[0].step(feed.shared(0, {f"{0:032x}": ["features"]}), None)
     assert not torch.equal(fits[0]._learners.pack()[0]["1.projection.module.weight"], before)
