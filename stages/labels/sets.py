@@ -135,6 +135,7 @@ def write_set(
     samples: str,
     told: Told | None = None,
     replays: tuple[Replay, ...] = (),
+    require: Requirements | None = None,
 ) -> SetManifest:
     """`complete_set` in this process, unit by unit: `write` leaves the arrays of one and gives its receipt."""
 
@@ -147,7 +148,7 @@ def write_set(
             committed = store.commit_unit(receipt)
             yield UnitResult(key=unit.key, made=committed.attempt == receipt.attempt, rows=unit.rows, seconds=0.0)
 
-    return complete_set(store, plan, label, teacher, samples, replays=replays)
+    return complete_set(store, plan, label, teacher, samples, require, replays)
 
 
 def check_exact(found: UnitStatistics, require: Requirements, fingerprint: str) -> None:

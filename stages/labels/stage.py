@@ -1,4 +1,4 @@
-"""Stage `labels`: what one teacher says about one domain, as a label set in a store."""
+"""Stage `labels`: what one teacher says about one domain, or several together, as a label set in a store."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
     def run(self, context: Context, inputs: LabelsInputs) -> LabelsOutputs:
         """Adopt the set if the store holds it (no teacher is loaded), else label the units that are missing.
 
-        A given set is checked against the samples and pointed to.
+        A given set is checked against the samples and pointed to; a fused one is made of others, and loads none either.
         Any number of runs may work on one set at once. Raises ModelError for outputs that are not finite.
         """
         place, fingerprint = _place(context, inputs), self.fingerprint(inputs)
@@ -72,10 +72,15 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
             store = Store.find(place) or Store.create(place)
             manifest = store.manifest(fingerprint)
         if manifest is None:
-            from stages.labels.sets import make_set
-
             provenance = Provenance(package=package_version(), inputs=identity(inputs), code=self.code(inputs))
-            manifest = make_set(context, inputs, store, fingerprint, self.version, provenance)
+            if inputs.fuse is not None:
+                from stages.labels.fuse import fuse_asked
+
+                manifest = fuse_asked(context, inputs, inputs.fuse, place, fingerprint, provenance)
+            else:
+                from stages.labels.sets import make_set
+
+                manifest = make_set(context, inputs, store, fingerprint, self.version, provenance)
         self._check_exact(manifest, inputs)
         outputs = _outputs(manifest, place)
         artifact = self.attempt(context, inputs).commit(outputs, content=manifest.digest)
