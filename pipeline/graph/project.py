@@ -79,19 +79,45 @@ class Project:
 
     def targets_of(self, teacher: str) -> list[str]:
         """Domains that a teacher, or one made from it, labels."""
-        labels = self.spec.labels.values()
-        asked = (item for item in labels if item.teacher is not None and self.root(item.teacher) == self.root(teacher))
-        return list(dict.fromkeys(item.domain for item in asked))
+        labels, root = self.spec.labels, self.root(teacher)
+        asked = (name for name, item in labels.items() if item.teacher is not None and self.root(item.teacher) == root)
+        return list(dict.fromkeys(self.domain(name) for name in asked))
+
+    # --- labels ----------------------------------------------------------------------------------------------
+
+    def domain(self, labels: str) -> str:
+        """The domain that a label set speaks of."""
+        return str(self.spec.domain_of(labels))
+
+    def labels_in_order(self) -> list[str]:
+        """Label sets, each after those that it fuses."""
+        order: list[str] = []
+
+        def add(name: str) -> None:
+            for parent in self.spec.labels[name].fuse:
+                add(parent)
+            if name not in order:
+                order.append(name)
+
+        for name in self.spec.labels:
+            add(name)
+        return order
+
+    def said_by(self, labels: str) -> list[str | None]:
+        """Teachers that speak in a label set, the first one first; None for whoever spoke in a set of another store."""
+        found = self.spec.labels[labels]
+        every = [who for parent in found.fuse for who in self.said_by(parent)] if found.fuse else [found.teacher]
+        return list(dict.fromkeys(every))
 
     # --- students --------------------------------------------------------------------------------------------
 
     def target(self, student: Student) -> str:
         """The domain that a student is for."""
-        return self.spec.labels[student.labels].domain if student.labels is not None else str(student.domain)
+        return self.domain(student.labels) if student.labels is not None else str(student.domain)
 
     def source(self, student: Student) -> str | None:
         """The domain that the student's teacher was trained on (the first of several); None if it is not known."""
-        teacher = None if student.labels is None else self.spec.labels[student.labels].teacher
+        teacher = None if student.labels is None else self.said_by(student.labels)[0]
         if teacher is None:
             return None
         domains = self.spec.teachers[self.root(teacher)].domains

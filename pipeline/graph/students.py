@@ -104,7 +104,7 @@ def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
     classes: tuple[str, ...] | None = done[f"domains.{project.target(student)}"].classes
     if classes is None and student.labels is not None:
         teacher, source = project.spec.labels[student.labels].teacher, project.source(student)
-        if teacher is None:
+        if teacher is None:  # given or fused: the set itself says
             return tuple(done[f"labels.{student.labels}"].classes)
         root = project.spec.teachers[project.root(teacher)]
         classes = root.classes or (done[f"domains.{source}"].classes if source else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from schemas.errors import SpecError
-from schemas.labels import LabelsInputs
+from schemas.labels import Fusion, LabelsInputs
 from schemas.spec import Adapt
 from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
 
@@ -64,7 +64,10 @@ def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: 
 def add_labels(graph: Graph, project: Project, name: str) -> None:
     """`labels.NAME`."""
     labels = project.spec.labels[name]
-    samples = f"domains.{labels.domain}"
+    samples = f"domains.{project.domain(name)}"
+    if labels.fuse:
+        _add_fused(graph, project, name, samples)
+        return
     if labels.teacher is None:
         graph.add(
             f"labels.{name}",
@@ -92,6 +95,29 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             store=project.spec.store,
         ),
     )
+
+
+def _add_fused(graph: Graph, project: Project, name: str, samples: str) -> None:
+    labels = project.spec.labels[name]
+    parents = {parent: f"labels.{parent}" for parent in labels.fuse}
+
+    def inputs(done: Outputs) -> LabelsInputs:
+        sets = {parent: done[step].labels for parent, step in parents.items()}
+        for parent, ref in sets.items():
+            if twin := next((other for other in sets if other != parent and sets[other].digest == ref.digest), None):
+                raise SpecError(f"labels.{name}: '{parent}' and '{twin}' are one label set: fuse sets that differ")
+        weights = labels.weights or (1.0,) * len(parents)
+        return LabelsInputs(
+            task=project.task,
+            fuse=Fusion(sets=tuple(sets.values()), weights=weights, space=labels.space, ids=labels.ids),
+            samples=done[samples].samples,
+            encoding=labels.encoding,
+            difficulty=labels.difficulty,
+            require=labels.require,
+            store=project.spec.store,
+        )
+
+    graph.add(f"labels.{name}", (*parents.values(), samples), inputs)
 
 
 def labelled(project: Project, done: Outputs, domain: str, seed: int) -> LabelledDomain:
