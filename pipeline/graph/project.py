@@ -150,12 +150,14 @@ class Project:
         arms = self.arms(name)
         return [*arms, "source-only"] if "source-finetuned" in arms and "source-only" not in arms else arms
 
-    def views(self, student: Student) -> Views:
-        """The readings of each shared row, as its label set holds them."""
-        if student.labels is None:
+    def views(self, labels: str | None) -> Views:
+        """The readings of each row that a label set holds; those of a fused one are its parents'."""
+        if labels is None:
             return Views()
-        given = self.given.get(student.labels)
-        return self.normal.views[student.labels] if given is None else given.views
+        if parents := self.spec.labels[labels].fuse:
+            return self.views(parents[0])
+        given = self.given.get(labels)
+        return self.normal.views[labels] if given is None else given.views
 
     def stream_settings(self, name: str, on_source: bool) -> dict[str, Any]:
         """What students must have in common, beside their domain, to train from one stream on source or target."""
@@ -164,7 +166,7 @@ class Project:
             "batch_size": training.batch_size,
             "labelled_batch_size": training.labelled_batch_size or training.batch_size,
             "augmentation": training.augmentation,
-            "views": Views() if on_source else self.views(self.spec.students[name]),
+            "views": Views() if on_source else self.views(self.spec.students[name].labels),
             "preprocessing": self.normal.student_preprocessing[name],
         }
 

@@ -20,7 +20,7 @@ from schemas.artifacts import Provenance
 from schemas.canonical import digest, identity
 from schemas.encodings import Encoding, LowRank
 from schemas.errors import StoreError
-from schemas.labels import Fusion, LabelsInputs, Receipt, Requirements, SetManifest, UnitPlan
+from schemas.labels import Fusion, LabelsInputs, Receipt, Replay, Requirements, SetManifest, UnitPlan
 from stages.artifacts import package_version
 from stages.context import Context
 from stages.labels.bases import basis_rows, make_basis
@@ -139,6 +139,7 @@ class _Fuse:
             "weights": self.fusion.weights if self.fusion.weights == "confidence" else list(self.fusion.weights),
             "space": self.fusion.space,
         })  # fmt: skip
+        replays = self._replays()
         basis = None
         if isinstance(self.encoding, LowRank) and self.lots:
             check_rank(self.encoding, len(self.classes))
@@ -171,7 +172,7 @@ class _Fuse:
                 builder.add(part, self.said(lot.rows[:, part], unit.view))
             return builder.write(store)
 
-        return write_set(store, plan, write, said_by, samples, told, self._replays(), self.require)
+        return write_set(store, plan, write, said_by, samples, told, replays, self.require)
 
     def said(self, rows: Rows, view: int = 0) -> Said:
         """What all parents together say about some samples, by their positions (P, B) in each."""
@@ -195,20 +196,25 @@ class _Fuse:
         )
 
     def _replays(self) -> tuple[Replay, ...]:
-        """The parents' sketches of views, under the places that their samples have here. Raises StoreError for those
-        that differ: their teachers did not see the same."""
+        """The parents' sketches of views, each under the place that its sample has here.
+
+        Raises StoreError for those that differ: the teachers did not see the same.
+        """
+        if not any(parent.manifest.replays for parent in self.parents):
+            return ()
+        from stages.labels.views import alike
+
         found: dict[tuple[int, int], Replay] = {}
         for number, parent in enumerate(self.parents):
             here = np.concatenate([lot.rows[number] for lot in self.lots])
             for item in parent.manifest.replays:
                 for place in np.flatnonzero(here == item.position).tolist():
                     mine = item.model_copy(update={"position": place})
-                    known = found.setdefault((place, item.view), mine)
-                    if not alike(known, mine):
+                    if not alike(found.setdefault((place, item.view), mine), mine):
                         raise StoreError(
-                            f"view {item.view} of one sample was not the same picture to the teachers of sets "
-                            f"{self.parents[0].fingerprint[:12]} and {parent.fingerprint[:12]}: fuse sets that were "
-                            "made with the same library versions"
+                            f"the teachers of sets {self.parents[0].fingerprint[:12]} and {parent.fingerprint[:12]} "
+                            f"did not see the same view {item.view} of one sample: fuse sets that were made with the "
+                            "same library versions"
                         )
         return tuple(found[key] for key in sorted(found))
 

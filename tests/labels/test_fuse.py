@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from schemas.artifacts import LabelSetRef
 from schemas.encodings import Dense, Encoding, Hard, LowRank, Sampled, TopK
 from schemas.errors import StoreError
-from schemas.labels import Fusion, Space, Views
+from schemas.labels import Fusion, Replay, Space, Views
 from stages.labels import importing
 from stages.labels.fuse import fuse_sets
 from stages.labels.importing import import_set
@@ -29,6 +29,7 @@ from stages.labels.verify import verify
 from stages.places import Place
 from tests.labels.fakes import FakeSamples, OracleTeacher, inputs_for, make_fake_set
 from tests.labels.test_commands import refused, said
+from tests.labels.test_views import Shaken
 
 EXACT = Dense(dtype="float32")
 NAMES = ["a", "b", "c"]
@@ -143,25 +144,31 @@ def test_parents_and_children_in_any_encoding(tmp_path: Path, encoding: Encoding
     assert np.allclose(softmax(exact), wanted, atol=1e-6)
 
 
+def shaken(folder: Path, factor: float, views: Views, *replays: Replay) -> LabelSet:
+    """Labels of augmented vectors, times a factor."""
+    teacher = Shaken()
+    teacher._change = partial(torch.mul, torch.tensor(factor))
+    asked = inputs_for(EXACT, views=views)
+    make_fake_set(Place(str(folder)), FakeSamples((5, 3)), teacher, asked, replays)
+    return LabelSet.open(str(folder))
+
+
 def test_packed_shards_keep_their_names_and_views_their_numbers(tmp_path: Path) -> None:
-    samples = FakeSamples((5, 3))
-    sets = []
-    for factor in (1.0, 2.0):
-        place = Place(str(tmp_path / str(factor)))
-        teacher = OracleTeacher(partial(torch.mul, torch.tensor(factor)))
-        make_fake_set(place, samples, teacher, inputs_for(EXACT, views=Views(count=2, seed=7)))
-        sets.append(LabelSet.open(place))
-    fused, _ = fuse(tmp_path, *sets, space="logit")
-    assert fused.align(samples) is fused
-    assert (fused.manifest.views, len(fused.units)) == (Views(count=2, seed=7), 4)
-    x = np.concatenate([samples.read(0)["x"], samples.read(1)["x"]])
+    views = Views(count=2, seed=7, settings={"flip": True})
+    sketches = tuple(Replay(position=row, view=1, sketch=(0.5, row)) for row in (2, 6))
+    first, second = (shaken(tmp_path / str(factor), factor, views, *sketches) for factor in (1.0, 2.0))
+    fused, _ = fuse(tmp_path, first, second, space="logit")
+    assert fused.align(FakeSamples((5, 3))) is fused
+    assert (fused.manifest.views, len(fused.units)) == (views, 4)
+    assert fused.manifest.replays == sketches
     for view in range(2):
-        found = fused.logits(np.arange(8), view)
+        found, x = (item.logits(np.arange(8), view) for item in (fused, first))
         assert np.allclose(softmax(found), softmax(1.5 * x), atol=1e-6)
-    other = Place(str(tmp_path / "other"))
-    make_fake_set(other, samples, OracleTeacher(), inputs_for(EXACT))
     with pytest.raises(StoreError, match="has other views of its samples"):
-        fuse(tmp_path, sets[0], LabelSet.open(other))
+        fuse(tmp_path, first, shaken(tmp_path / "plain", 3.0, Views()))
+    other = shaken(tmp_path / "other", 3.0, views, Replay(position=6, view=1, sketch=(0.5, 6.1)))
+    with pytest.raises(StoreError, match="did not see the same view 1 of one sample"):
+        fuse(tmp_path, first, other)
 
 
 def test_a_killed_one_goes_on_and_a_finished_one_is_adopted(tmp_path: Path) -> None:
