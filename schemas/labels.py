@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
+from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef, SeenInfo, SplitRef
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Part
 from schemas.canonical import digest
 from schemas.encodings import Dense, Encoding
@@ -140,10 +140,23 @@ class Fusion(Contract):
         return self
 
 
+class Names(Contract):
+    """What people call those who took part; nothing rests on it."""
+
+    teacher: str = ""
+    """Who speaks."""
+    model: str = ""
+    """What it is built like."""
+    trained_on: tuple[str, ...] = ()
+    """Domains that it was trained on or carried over to."""
+    domain: str = ""
+    """About what it speaks."""
+
+
 class LabelsInputs(Document):
     """What is asked of `labels`: what one teacher says about a domain, what others said together, or a given set."""
 
-    circumstance: ClassVar[frozenset[str]] = frozenset({"store", "require"})
+    circumstance: ClassVar[frozenset[str]] = frozenset({"store", "require", "split", "names"})
 
     task: Part
     """Task with its settings."""
@@ -169,6 +182,10 @@ class LabelsInputs(Document):
     """Type of the teacher's penultimate features, stored beside the labels; none: they are not."""
     require: Requirements = Requirements()
     """How exact the set must be."""
+    split: SplitRef | None = None
+    """Splits of the samples: labels of a teacher that learned from their test rows are refused."""
+    names: Names = Names()
+    """What people call who speaks, and about what; on the label card."""
     store: str | None = None
     """Place of the store; left out: inside the workspace."""
 
@@ -318,6 +335,15 @@ class SetPlan(Document):
     """Root digests of the sets that it was made from."""
 
 
+class Origin(Contract):
+    """Where a set comes from, for people, and what it must not be judged on. In no fingerprint, key or root digest."""
+
+    names: Names = Names()
+    """What people call those who took part."""
+    seen: SeenInfo | None = None
+    """Rows that its teachers learned from, in a file beside the manifest; none where nobody says."""
+
+
 class SetManifest(Document):
     """`sets/FINGERPRINT/set.json`: written last; a set without one does not exist."""
 
@@ -347,6 +373,8 @@ class SetManifest(Document):
     """Where it came from."""
     parents: tuple[Digest, ...] = ()
     """Root digests of the sets that it was made from."""
+    origin: Origin = Origin()
+    """Where it comes from, for people, and what it must not be judged on."""
     seal: Digest
     """Digest of all fields but this one, by which an edit is seen."""
 

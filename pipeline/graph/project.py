@@ -83,6 +83,24 @@ class Project:
         asked = (name for name, item in labels.items() if item.teacher is not None and self.root(item.teacher) == root)
         return list(dict.fromkeys(self.domain(name) for name in asked))
 
+    def heirs(self, teacher: str) -> list[str]:
+        """Domains whose labels rest on a teacher: its own, and those of teachers that are made from it."""
+        found = []
+        for name, item in self.spec.labels.items():
+            who = item.teacher
+            while who is not None and who != teacher:
+                who = self.spec.teachers[who].from_
+            if who is not None:
+                found.append(self.domain(name))
+        return list(dict.fromkeys(found))
+
+    def trained_on(self, teacher: str) -> tuple[str, ...]:
+        """Domains that a teacher was trained on or carried over to, the first one first."""
+        found = self.spec.teachers[teacher]
+        if found.from_ is None or found.adapt is None:
+            return found.domains
+        return (*self.trained_on(found.from_), found.adapt.domain)
+
     # --- labels ----------------------------------------------------------------------------------------------
 
     def domain(self, labels: str) -> str:

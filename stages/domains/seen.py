@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.artifacts import ObjectInfo, SeenInfo
+from schemas.artifacts import HeldOut, ObjectInfo, SeenInfo
 from schemas.errors import DataError, StoreError
-from stages.domains.reader import TEST, Samples
+from stages.context import Context
+from stages.domains.reader import TEST, Samples, read_split
 from stages.places import checksum
 
 SEEN_FILE = "seen.npy"
@@ -77,12 +78,17 @@ def together(parts: Iterable[Seen | None]) -> Seen | None:
     return Seen(keys, len(known) == len(items) and all(item.whole for item in known))
 
 
+def seen_rows(samples: Samples, positions: NDArray[np.int64]) -> Seen:
+    """Some rows of a domain (N,)."""
+    return Seen(np.unique(seen_keys(samples.content_ids_at(positions))), whole=True)
+
+
 def check_unseen(seen: Seen, samples: Samples, split: NDArray[np.int8], who: str, domain: str = "") -> None:
     """Raise DataError, counting them, if test rows of a domain are among those that somebody learned from."""
     test = np.flatnonzero(split == TEST)
     if not len(test) or not len(seen.keys):
         return
-    keys = seen_keys(samples.all_content_ids()[test])
+    keys = seen_keys(samples.content_ids_at(test))
     places = np.minimum(np.searchsorted(seen.keys, keys), len(seen.keys) - 1)
     hit = test[seen.keys[places] == keys]
     if not len(hit):
@@ -95,3 +101,12 @@ def check_unseen(seen: Seen, samples: Samples, split: NDArray[np.int8], who: str
         f"(first: {', '.join(ascii(name)[1:-1] for name in first)}): figures on them would say nothing. Split the "
         "domain so that they are no test rows, or take a teacher that has not seen them"
     )
+
+
+def check_held_out(context: Context, seen: Seen | None, held_out: Iterable[HeldOut], who: str) -> None:
+    """`check_unseen` for some domains, as far as it is known what somebody learned from."""
+    if seen is None:
+        return
+    for held in held_out:
+        samples = Samples.open(context.place(held.samples), held.samples)
+        check_unseen(seen, samples, read_split(context.place(held.split), held.split), who, held.name)

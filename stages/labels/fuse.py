@@ -20,9 +20,10 @@ from schemas.artifacts import Provenance
 from schemas.canonical import digest, identity
 from schemas.encodings import Encoding, LowRank
 from schemas.errors import StoreError
-from schemas.labels import Fusion, LabelsInputs, Receipt, Replay, Requirements, SetManifest, UnitPlan
+from schemas.labels import Fusion, LabelsInputs, Names, Receipt, Replay, Requirements, SetManifest, UnitPlan
 from stages.artifacts import package_version
 from stages.context import Context
+from stages.domains.seen import together
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows, hashes
 from stages.labels.classes import class_columns, reordered
@@ -31,7 +32,7 @@ from stages.labels.lots import ABSENT, Lot, Rows, lots_of_parents, lots_of_sampl
 from stages.labels.mixture import label_weights, mixed
 from stages.labels.reader import LabelSet
 from stages.labels.sets import basis_key, check_rank, planned, write_set
-from stages.labels.store import Store, fidelity_threshold, unit_key
+from stages.labels.store import About, Store, fidelity_threshold, unit_key
 from stages.places import Place
 from stages.progress import Told
 
@@ -60,7 +61,7 @@ def fuse_sets(
     code = {name: value for labels in parents for name, value in labels.manifest.provenance.code.items()}
     provenance = Provenance(package=package_version(), inputs=asked | ({"task": task} if task else {}), code=code)
     making = _Fuse(tuple(parents), fusion, encoding, lots, tell)
-    return making.run(place, digest(asked), samples, provenance, told)
+    return making.run(place, digest(asked), samples, provenance, _names(parents), told)
 
 
 def fuse_asked(
@@ -85,7 +86,9 @@ def fuse_asked(
     def told(done: int, total: int) -> None:
         context.progress(done, total, "units")
 
-    return making.run(place, fingerprint, inputs.samples.digest, provenance, told)
+    called = {name: value for name in ("teacher", "domain") if (value := getattr(inputs.names, name))}
+    names = _names(parents).model_copy(update=called)
+    return making.run(place, fingerprint, inputs.samples.digest, provenance, names, told)
 
 
 class _Fuse:
@@ -131,7 +134,9 @@ class _Fuse:
         except StoreError as error:
             raise StoreError(f"{name} cannot be fused: {error}") from None
 
-    def run(self, place: Place, fingerprint: str, samples: str, provenance: Provenance, told: Told) -> SetManifest:
+    def run(
+        self, place: Place, fingerprint: str, samples: str, provenance: Provenance, names: Names, told: Told
+    ) -> SetManifest:
         """Plan, make what is missing, commit."""
         how = {"stage": "fuse", "version": VERSION}
         said_by = digest({
@@ -172,7 +177,8 @@ class _Fuse:
                 builder.add(part, self.said(lot.rows[:, part], unit.view))
             return builder.write(store)
 
-        return write_set(store, plan, write, said_by, samples, told, replays, self.require)
+        about = About(said_by, samples, replays, names, together(parent.seen() for parent in self.parents))
+        return write_set(store, plan, write, about, told, self.require)
 
     def said(self, rows: Rows, view: int = 0) -> Said:
         """What all parents together say about some samples, by their positions (P, B) in each."""
@@ -242,3 +248,15 @@ def _task(parents: Sequence[LabelSet]) -> dict[str, Any] | None:
                 "or other settings of one: their teachers saw other inputs"
             )
     return known[0][1] if known else None
+
+
+def _names(parents: Sequence[LabelSet]) -> Names:
+    """What people call all who took part."""
+    known = [parent.manifest.origin.names for parent in parents]
+    speakers = (item.teacher or parent.fingerprint[:12] for item, parent in zip(known, parents, strict=True))
+    return Names(
+        teacher=" + ".join(speakers),
+        model=" + ".join(dict.fromkeys(item.model for item in known if item.model)),
+        trained_on=tuple(dict.fromkeys(name for item in known for name in item.trained_on)),
+        domain=known[0].domain,
+    )

@@ -13,7 +13,7 @@ from schemas.artifacts import SamplesRef
 from schemas.teachers import AdaptTeacher, GivenTeacher, TeacherInputs, TrainTeacher
 from stages.context import Context
 from stages.domains.reader import TRAIN, Samples, read_budget, read_split
-from stages.domains.seen import Seen, check_unseen, seen_keys, together
+from stages.domains.seen import Seen, check_held_out, seen_rows, together
 from stages.training.models import read_seen
 
 
@@ -23,10 +23,7 @@ def learned_from(context: Context, inputs: TeacherInputs) -> Seen | None:
     Raises DataError where test rows of a domain that is held out are among them.
     """
     seen = _seen(context, inputs)
-    if seen is not None:
-        for held in inputs.held_out:
-            samples, split = _open(context, held.samples), read_split(context.place(held.split), held.split)
-            check_unseen(seen, samples, split, "this teacher", held.name)
+    check_held_out(context, seen, inputs.held_out, "this teacher")
     return seen
 
 
@@ -37,19 +34,14 @@ def _seen(context: Context, inputs: TeacherInputs) -> Seen | None:
             for domain in domains:
                 budget = read_budget(context.place(domain.budget), domain.budget)
                 rows = np.concatenate([budget.train_positions, budget.validation_positions])
-                parts.append(_rows(context, domain.samples, rows))
+                parts.append(seen_rows(_open(context, domain.samples), rows))
             return together([*parts, None] if weights is not None else parts)
         case AdaptTeacher(teacher=teacher, samples=samples, split=split):
             train = np.flatnonzero(read_split(context.place(split), split) == TRAIN)
-            return together([read_seen(context.place(teacher), teacher), _rows(context, samples, train)])
+            return together([read_seen(context.place(teacher), teacher), seen_rows(_open(context, samples), train)])
         case GivenTeacher():
             return None
     assert_never(inputs.way)
-
-
-def _rows(context: Context, ref: SamplesRef, positions: np.ndarray) -> Seen:
-    keys = seen_keys(_open(context, ref).all_content_ids()[positions])
-    return Seen(np.unique(keys), whole=True)
 
 
 def _open(context: Context, ref: SamplesRef) -> Samples:

@@ -1,0 +1,32 @@
+"""What keeps students from being trained: labels that do not fit, and test rows that they or their teachers saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from schemas.artifacts import HeldOut
+from schemas.students import CohortInputs, StudentInputs
+from stages.context import Context
+from stages.domains.reader import TRAIN, Samples, read_budget, read_split
+from stages.domains.seen import check_held_out, seen_rows
+from stages.labels.checks import check_labels
+
+
+def check_students(context: Context, inputs: CohortInputs, students: Sequence[StudentInputs]) -> None:
+    """Raise UserError, counting what is wrong, for students that must not be trained. Reads ids, no inputs."""
+    stream = inputs.stream
+    refs = [student.labels for student in students if student.labels is not None]
+    own = HeldOut(samples=stream.samples, split=stream.split)
+    check_labels(context, refs, inputs.task, inputs.classes, own)
+    if not inputs.held_out or not students:
+        return
+    samples = Samples.open(context.place(stream.samples), stream.samples)
+    rows = [np.empty(0, np.int64)]
+    for ref in dict.fromkeys(student.budget for student in students if student.budget is not None):
+        budget = read_budget(context.place(ref), ref)
+        rows += [budget.train_positions, budget.validation_positions]
+    if refs:
+        rows.append(np.flatnonzero(read_split(context.place(stream.split), stream.split) == TRAIN))
+    check_held_out(context, seen_rows(samples, np.concatenate(rows)), inputs.held_out, "these students")
