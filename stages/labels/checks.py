@@ -48,7 +48,7 @@ def check_task(labels: LabelSet, task: Part) -> None:
     made = labels.manifest.provenance.inputs.get("task")
     if not isinstance(made, dict):
         return  # imported: nobody says what its teacher saw
-    made, wanted = _normal(made), task.dump()
+    made, wanted = _normal(made), _normal(task.dump())
     differing = [name for name in sorted({*made, *wanted}) if made.get(name) != wanted.get(name)]
     if differing:
         said = ", ".join(f"{name} {made.get(name)!r} there, {wanted.get(name)!r} here" for name in differing)
