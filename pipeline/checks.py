@@ -85,6 +85,15 @@ def _references(spec: Spec) -> Iterator[str]:
     for name, labels in spec.labels.items():
         yield from missing(f"labels.{name}.teacher", "teacher", labels.teacher, spec.teachers)
         yield from missing(f"labels.{name}.domain", "domain", labels.domain, spec.domains)
+        for parent in labels.fuse:
+            yield from missing(f"labels.{name}.fuse", "label set", parent, spec.labels)
+        if circle := _circle(spec, (name,)):
+            yield f"labels.{name}: fused with itself, by way of {' -> '.join(circle)}"
+            continue
+        for parent in labels.fuse:
+            own, other = spec.domain_of(name), spec.domain_of(parent)
+            if parent in spec.labels and own != other:
+                yield f"labels.{name}: it speaks of domain '{own}', and '{parent}', which it fuses, of '{other}'"
     for name, student in spec.students.items():
         where = f"students.{name}"
         yield from missing(f"{where}.labels", "label set", student.labels, spec.labels)
@@ -95,9 +104,10 @@ def _references(spec: Spec) -> Iterator[str]:
             yield f"{where}: `calibrate` fits the labels of a teacher to validation labels: give both, or leave it out"
         if student.labels is None and student.domain is None:
             yield f"{where}: nothing says which domain it is for: give `labels` or `domain`"
-        if student.labels in spec.labels and student.domain not in (None, spec.labels[student.labels].domain):
+        spoken = None if student.labels is None else spec.domain_of(student.labels)
+        if spoken is not None and student.domain not in (None, spoken):
             yield (
-                f"{where}: labels '{student.labels}' speak of domain '{spec.labels[student.labels].domain}', "
+                f"{where}: labels '{student.labels}' speak of domain '{spoken}', "
                 f"not of '{student.domain}': leave out `domain`"
             )
     for name, described in spec.domains.items():
@@ -111,8 +121,18 @@ def _references(spec: Spec) -> Iterator[str]:
 def _can_calibrate(spec: Spec, student: Student) -> bool:
     if student.labels not in spec.labels:
         return False
-    domain = spec.domains.get(str(spec.labels[str(student.labels)].domain))
+    domain = spec.domains.get(str(spec.domain_of(str(student.labels))))
     return domain is None or domain.label_budget is None or domain.label_budget.validation > 0
+
+
+def _circle(spec: Spec, trail: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The way from a label set over those that it fuses back to itself."""
+    for parent in spec.labels[trail[-1]].fuse if trail[-1] in spec.labels else ():
+        if parent == trail[0]:
+            return (*trail, parent)
+        if parent not in trail and (found := _circle(spec, (*trail, parent))):
+            return found
+    return None
 
 
 def _task_faults(spec: Spec) -> Iterator[str]:
@@ -142,14 +162,20 @@ def _task_faults(spec: Spec) -> Iterator[str]:
 
 def _label_faults(spec: Spec) -> Iterator[str]:
     """Labels that a student's method cannot learn from, or encodings that the classes cannot have."""
-    from stages.labels.encodings import codec_of
+    from stages.labels.encodings import check_temperatures, codec_of
 
     for name, labels in spec.labels.items():
-        if labels.teacher is not None:
+        if labels.from_ is None:
             beside = (*labels.difficulty, *([FEATURES] if labels.features else []))
             yield from method_faults(spec, name, labels.encoding, beside)
     for name, labels in spec.labels.items():
-        classes = spec.domains[labels.domain].classes if labels.domain in spec.domains else None
+        for parent in labels.fuse:
+            try:
+                check_temperatures(spec.labels[parent].encoding, (1.0,))
+            except UserError as error:
+                yield f"labels.{name}.fuse: '{parent}' cannot be fused: {error}"
+        domain = spec.domain_of(name)
+        classes = spec.domains[domain].classes if domain in spec.domains else None
         if classes is not None:
             try:
                 codec_of(labels.encoding, len(classes))

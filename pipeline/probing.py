@@ -64,7 +64,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
     for name, teacher in spec.teachers.items():
         if teacher.model is None:
             continue
-        target = next((item.domain for item in spec.labels.values() if item.teacher == name), None)
+        target = next((spec.domain_of(key) for key, item in spec.labels.items() if item.teacher == name), None)
         known = teacher.classes or classes_of(teacher.domains[0] if teacher.domains else target)
         yield (
             f"teachers.{name}.model",
@@ -79,7 +79,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
             ),
         )
     for name, student in spec.students.items():
-        domain = spec.labels[student.labels].domain if student.labels else student.domain
+        domain = spec.domain_of(student.labels) if student.labels else student.domain
         known = classes_of(domain)
         yield (
             f"students.{name}.model",

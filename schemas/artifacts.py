@@ -86,6 +86,28 @@ class ObjectInfo(Contract):
     """blake2b-128 of the bytes."""
 
 
+class SeenInfo(Contract):
+    """What is known of the rows that a model has learned from: nobody may be judged on them by its labels."""
+
+    object: ObjectInfo
+    """A `.npy` file of uint64 in rising order: the first 8 bytes of each row's content id."""
+    rows: NonNegativeInt
+    """How many there are, of different content."""
+    whole: bool = True
+    """Whether that is all: not where it was made of a model that does not say."""
+
+
+class HeldOut(Contract):
+    """A domain whose test rows are nobody's to learn from."""
+
+    samples: SamplesRef
+    """Inputs and ids."""
+    split: SplitRef
+    """Its splits."""
+    name: str = ""
+    """What people call it."""
+
+
 class Provenance(Contract):
     """Where an artifact came from, without hosts, times or attempts."""
 

@@ -49,6 +49,27 @@ class ShardInfo(Contract):
     """The truth file, row for row beside the samples."""
 
 
+class PackedSlice(Document):
+    """`packed/00003.json`: a slice that an ingest packed, until the domain is whole."""
+
+    where: str
+    """Folder of its files, beside this one."""
+    samples: ObjectInfo | None
+    """The samples file; none where every row is bad."""
+    truth: ObjectInfo | None
+    """The truth file: numbers in `classes`, row for row."""
+    digest: Digest | None
+    """Content digest of its inputs and ids."""
+    bad: tuple[tuple[str, str], ...] = ()
+    """Place and fault of each bad row."""
+    classes: tuple[str, ...] = ()
+    """Class names that its truth counts in."""
+    given_ids: bool = False
+    """Whether its sample ids are the source's."""
+    sums: dict[str, float] = {}
+    """Sum by role over all values (raw) or over lengths in bytes (encoded)."""
+
+
 class DomainManifest(Document):
     """`manifest.json` of a packed domain."""
 

@@ -237,7 +237,9 @@ class Section(Contract):
     name: Name
     """Name in the spec."""
     teacher: Name | None
-    """Who said it; None: the set was made elsewhere."""
+    """Who said it; None: others did together, or the set was made elsewhere."""
+    fuse: tuple[Name, ...] = ()
+    """Label sets that it was made of."""
     domain: Name
     """About what."""
     rows: NonNegativeInt

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef
+from schemas.artifacts import LabelSetRef, ModelRef, ObjectInfo, Provenance, SamplesRef, SeenInfo, SplitRef
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Part
 from schemas.canonical import digest
 from schemas.encodings import Dense, Encoding
@@ -24,6 +32,19 @@ def _words(value: Any) -> Any:
 
 Divergence = Annotated[dict[Literal["1", "2", "4"], NonNegativeFloat], BeforeValidator(_words)]
 """Largest mean divergence by temperature, in nats."""
+
+
+def _weights(value: Any) -> Any:
+    numbers = isinstance(value, list | tuple) and all(type(item) in (int, float) and item > 0 for item in value)
+    if value != "confidence" and not numbers:
+        raise ValueError("weights are numbers above 0, one a set, or `confidence`")
+    return value
+
+
+Weights = Annotated[tuple[PositiveFloat, ...] | Literal["confidence"], BeforeValidator(_weights)]
+"""Weights of label sets that become one."""
+Space = Literal["probability", "logit"]
+Ids = Literal["intersection", "union"]
 
 
 class Requirements(Contract):
@@ -98,10 +119,44 @@ class Extra(Contract):
     """What it holds."""
 
 
-class LabelsInputs(Document):
-    """What is asked of `labels`: all that one teacher says about a domain, or a set that somebody else made of it."""
+class Fusion(Contract):
+    """How several label sets become one."""
 
-    circumstance: ClassVar[frozenset[str]] = frozenset({"store", "require"})
+    sets: Annotated[tuple[LabelSetRef, ...], Field(min_length=2)]
+    """The sets; classes, and where nobody names samples their order too, are those of the first."""
+    weights: Weights
+    """Weight of each set, or `confidence`: each label's weight is its own largest probability."""
+    space: Space = "probability"
+    """What is averaged: probabilities at temperature 1, or their logarithms."""
+    ids: Ids = "intersection"
+    """Samples of the new set: those that every set speaks of, or any (the others' weights then make up the whole)."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if self.weights != "confidence" and len(self.weights) != len(self.sets):
+            raise ValueError(f"{len(self.sets)} sets have {len(self.sets)} weights, not {len(self.weights)}")
+        if len({item.digest for item in self.sets}) < len(self.sets):
+            raise ValueError("a label set stands in it twice: give it more weight instead")
+        return self
+
+
+class Names(Contract):
+    """What people call those who took part; nothing rests on it."""
+
+    teacher: str = ""
+    """Who speaks."""
+    model: str = ""
+    """What it is built like."""
+    trained_on: tuple[str, ...] = ()
+    """Domains that it was trained on or carried over to."""
+    domain: str = ""
+    """About what it speaks."""
+
+
+class LabelsInputs(Document):
+    """What is asked of `labels`: what one teacher says about a domain, what others said together, or a given set."""
+
+    circumstance: ClassVar[frozenset[str]] = frozenset({"store", "require", "split", "names"})
 
     task: Part
     """Task with its settings."""
@@ -109,6 +164,8 @@ class LabelsInputs(Document):
     """Who says it, where it is asked."""
     given: LabelSetRef | None = None
     """The set, where somebody else made it; it stays where it is."""
+    fuse: Fusion | None = None
+    """The sets, where others are made one."""
     samples: SamplesRef
     """About what."""
     encoding: Encoding = Dense()
@@ -125,13 +182,17 @@ class LabelsInputs(Document):
     """Type of the teacher's penultimate features, stored beside the labels; none: they are not."""
     require: Requirements = Requirements()
     """How exact the set must be."""
+    split: SplitRef | None = None
+    """Splits of the samples: labels of a teacher that learned from their test rows are refused."""
+    names: Names = Names()
+    """What people call who speaks, and about what; on the label card."""
     store: str | None = None
     """Place of the store; left out: inside the workspace."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.teacher is None) == (self.given is None):
-            raise ValueError("labels come from a `teacher`, or are `given`")
+        if [self.teacher, self.given, self.fuse].count(None) != 2:
+            raise ValueError("labels come from a `teacher`, are `given`, or `fuse` others: one of these")
         return self
 
 
@@ -274,6 +335,15 @@ class SetPlan(Document):
     """Root digests of the sets that it was made from."""
 
 
+class Origin(Contract):
+    """Where a set comes from, for people, and what it must not be judged on. In no fingerprint, key or root digest."""
+
+    names: Names = Names()
+    """What people call those who took part."""
+    seen: SeenInfo | None = None
+    """Rows that its teachers learned from, in a file beside the manifest; none where nobody says."""
+
+
 class SetManifest(Document):
     """`sets/FINGERPRINT/set.json`: written last; a set without one does not exist."""
 
@@ -303,6 +373,8 @@ class SetManifest(Document):
     """Where it came from."""
     parents: tuple[Digest, ...] = ()
     """Root digests of the sets that it was made from."""
+    origin: Origin = Origin()
+    """Where it comes from, for people, and what it must not be judged on."""
     seal: Digest
     """Digest of all fields but this one, by which an edit is seen."""
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
-from schemas.labels import Requirements, Views
+from schemas.labels import Ids, Requirements, Space, Views, Weights
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -227,12 +227,20 @@ class Teacher(Contract):
 
 
 class Labels(Contract):
-    """What one teacher says about one domain: asked here, or taken from somebody's store."""
+    """What is said about one domain: by a teacher that is asked here, by several together, or in somebody's store."""
 
     teacher: Name | None = None
     """The teacher that labels, where it is asked here."""
-    domain: Name
-    """The domain that is labelled, all of its rows."""
+    domain: Name | None = None
+    """The domain that is labelled, all of its rows; left out only with `fuse`, where the sets name it."""
+    fuse: tuple[Name, ...] = ()
+    """Label sets that become one, where several teachers speak together."""
+    weights: Weights | None = None
+    """With `fuse`: a number for each set, or `confidence` (each label's own largest probability); left out: alike."""
+    space: Space = "probability"
+    """With `fuse`: average probabilities, or their logarithms."""
+    ids: Ids = "intersection"
+    """With `fuse`: each set speaks of every row (`intersection`), or all of them together do (`union`)."""
     from_: str | None = Field(default=None, alias="from")
     """Store that holds the labels already; with `tag` or `fingerprint`, and without a teacher."""
     tag: str | None = None
@@ -256,6 +264,12 @@ class Labels(Contract):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
+        if self.fuse:
+            return self._fused()
+        if extra := sorted(self._chosen & {"weights", "space", "ids"}):
+            raise ValueError(f"{', '.join(extra)} goes with `fuse`, the label sets that become one")
+        if self.domain is None:
+            raise ValueError("labels name the `domain` that they speak of")
         if self.from_ is None:
             if self.teacher is None:
                 raise ValueError("labels have a `teacher` to ask, or come `from` a store")
@@ -272,6 +286,22 @@ class Labels(Contract):
         extra = sorted(self.model_fields_set - {"from_", "tag", "fingerprint", "domain", "require"})
         if extra:
             raise ValueError(f"labels `from` a store are made already: leave out {', '.join(extra)}")
+        return self
+
+    @property
+    def _chosen(self) -> set[str]:
+        """Fields that are not as they are left out."""
+        return {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+
+    def _fused(self) -> Self:
+        fields = {"fuse", "weights", "space", "ids", "domain", "encoding", "difficulty", "require"}
+        if extra := sorted(name.rstrip("_") for name in self._chosen - fields):
+            raise ValueError(f"labels that `fuse` others ask nobody: leave out {', '.join(extra)}")
+        sets = len(self.fuse)
+        if len(set(self.fuse)) < max(sets, 2):
+            raise ValueError("`fuse` names two label sets or more, each once")
+        if self.weights not in (None, "confidence") and len(self.weights) != sets:
+            raise ValueError(f"{sets} label sets have {sets} weights, not {len(self.weights)}")
         return self
 
 
@@ -377,3 +407,14 @@ class Spec(Document):
     """Where object storage answers, for workspace and store."""
     resources: Resources = Resources()
     """Where and how wide the work runs."""
+
+    def domain_of(self, labels: str) -> str | None:
+        """The domain that a label set speaks of: named by it, or by the first set that it fuses; None if none is."""
+        passed: set[str] = set()
+        while labels in self.labels and labels not in passed:
+            passed.add(labels)
+            found = self.labels[labels]
+            if found.domain is not None or not found.fuse:
+                return found.domain
+            labels = found.fuse[0]
+        return None

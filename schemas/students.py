@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from schemas.artifacts import BudgetRef, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
+from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
 from schemas.labels import Views
 from schemas.spec import Training
@@ -82,6 +82,8 @@ class StudentInputs(Contract):
 class CohortInputs(Document):
     """What is asked of `students`: each member gives an artifact of its own."""
 
+    circumstance: ClassVar[frozenset[str]] = frozenset({"held_out"})
+
     task: Part
     """Task with its settings."""
     classes: tuple[str, ...]
@@ -90,6 +92,8 @@ class CohortInputs(Document):
     """The shared input side."""
     students: tuple[StudentInputs, ...]
     """The members; a result does not depend on who else is in the cohort."""
+    held_out: tuple[HeldOut, ...] = ()
+    """Other domains that they are judged on: students that would learn from their test rows are refused."""
 
 
 class StudentOutputs(Document):

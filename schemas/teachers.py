@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from schemas.artifacts import BudgetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
+from schemas.artifacts import BudgetRef, HeldOut, ModelRef, SamplesRef, SeenInfo, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Part
 from schemas.spec import Training
 
@@ -66,6 +66,8 @@ class AdaptTeacher(Contract):
 class TeacherInputs(Document):
     """What is asked of `teachers`."""
 
+    circumstance: ClassVar[frozenset[str]] = frozenset({"held_out"})
+
     task: Part
     """Task with its settings."""
     model: Part | None = None
@@ -80,6 +82,8 @@ class TeacherInputs(Document):
     """How it wants its input."""
     way: Annotated[TrainTeacher | GivenTeacher | AdaptTeacher, Field(discriminator="kind")]
     """Train, take as given, or adapt."""
+    held_out: tuple[HeldOut, ...] = ()
+    """Domains that its labels are for: a teacher that would learn from their test rows is refused."""
 
 
 class EpochQuality(Contract):
@@ -104,3 +108,5 @@ class TeacherOutputs(Document):
     """Quality by epoch on the source's validation rows; empty if not trained here."""
     kept_epoch: NonNegativeInt | None = None
     """Epoch whose weights were kept."""
+    seen: SeenInfo | None = None
+    """Rows that it learned from or was chosen by (`seen.npy`); none where nobody knows."""

@@ -77,6 +77,11 @@ class Attempt:
         """Register a file that was written through `writing`, here or in a worker."""
         self._objects[info.name] = info
 
+    def take(self, info: ObjectInfo, folder: str) -> None:
+        """Take in a file that stands whole in a folder beside the attempts."""
+        self.folder.copy(f"{folder}/{info.name}", f"{self.name}/{info.name}")
+        self.add(info)
+
     @property
     def objects(self) -> tuple[ObjectInfo, ...]:
         """Files so far, by name."""

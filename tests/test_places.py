@@ -92,6 +92,16 @@ def test_writing_and_objects(place: Place) -> None:
     place.remove("attempt")
 
 
+def test_a_copy_stays_when_the_first_name_goes(place: Place) -> None:
+    place.put("kept/a/file", b"whole")
+    place.copy("kept/a/file", "attempt/file")
+    place.remove("kept")
+    assert place.read("attempt/file") == b"whole"
+    assert place.read_or_none("kept/a/file") is None
+    with pytest.raises(FileNotFoundError):
+        place.copy("kept/a/file", "attempt/other")
+
+
 def test_fetch_gives_a_local_file(place: Place, tmp_path: Path) -> None:
     place.put("x/y.bin", b"abc")
     assert place.fetch("x/y.bin", tmp_path / "cache").read_bytes() == b"abc"

@@ -41,7 +41,7 @@ def build_graph(
     data = tuple(graph.steps)
     for name in project.teachers_in_order():
         add_teacher(graph, project, name, after=data)
-    for name in spec.labels:
+    for name in project.labels_in_order():
         add_labels(graph, project, name)
     for name in spec.students:
         add_student(graph, project, name, after=data)
@@ -62,7 +62,7 @@ def _notes(project: Project) -> list[str]:
         wanted = [arm for arm in project.spec.evaluation.baselines if arm.startswith("source")]
         if student.labels is None or not wanted:
             continue
-        teacher = project.spec.labels[student.labels].teacher
+        teacher, *others = project.said_by(student.labels)
         if teacher is None:
             notes.append(f"{name}: its labels come from a store, so {' and '.join(wanted)} are left out")
             continue
@@ -72,6 +72,7 @@ def _notes(project: Project) -> list[str]:
             notes.append(
                 f"{name}: teacher '{root}' is given, so its source is not known: {' and '.join(wanted)} are left out"
             )
-        elif len(domains) > 1:
-            notes.append(f"{name}: of the teacher's sources, its baselines are trained on the first, '{domains[0]}'")
+        elif len(domains) > 1 or others:
+            whose = "teachers'" if others else "teacher's"
+            notes.append(f"{name}: of its {whose} sources, its baselines are trained on the first, '{domains[0]}'")
     return notes

@@ -19,7 +19,8 @@ NO_SOURCE = f"{IMPOSSIBLE} where the source of a given teacher is not known"
 def add_teacher_evaluations(graph: Graph, project: Project, name: str) -> None:
     """A teacher where it was trained, and on targets that another labels in its place."""
     teacher = project.spec.teachers[name]
-    labelled = {item.domain for item in project.spec.labels.values() if item.teacher == name}
+    direct = {student.labels for student in project.spec.students.values()}
+    labelled = {project.domain(item) for item in direct if item and project.spec.labels[item].teacher == name}
     targets = [target for target in project.targets_of(name) if target not in (*teacher.domains, *labelled)]
     for domain in (*teacher.domains, *targets):
         _add_teacher(graph, project, name, domain)
@@ -103,7 +104,7 @@ def add_costs(graph: Graph, project: Project) -> None:
         return
     samples = f"domains.{project.target(next(iter(spec.students.values())))}"
     said = dict.fromkeys(student.labels for student in spec.students.values() if student.labels)
-    asked = [spec.labels[name].teacher for name in said]
+    asked = [teacher for name in said for teacher in project.said_by(name)]
     teachers = [name for name in dict.fromkeys(asked) if name is not None]
     needs = [samples, *(f"teachers.{name}" for name in teachers), *(f"students.{name}" for name in spec.students)]
 
@@ -154,7 +155,8 @@ def add_report(graph: Graph, project: Project) -> None:
                 Section(
                     name=name,
                     teacher=labels.teacher,
-                    domain=labels.domain,
+                    fuse=labels.fuse,
+                    domain=project.domain(name),
                     rows=done[f"labels.{name}"].rows,
                     fingerprint=done[f"labels.{name}"].labels.fingerprint,
                     digest=done[f"labels.{name}"].labels.digest,

@@ -79,19 +79,63 @@ class Project:
 
     def targets_of(self, teacher: str) -> list[str]:
         """Domains that a teacher, or one made from it, labels."""
-        labels = self.spec.labels.values()
-        asked = (item for item in labels if item.teacher is not None and self.root(item.teacher) == self.root(teacher))
-        return list(dict.fromkeys(item.domain for item in asked))
+        labels, root = self.spec.labels, self.root(teacher)
+        asked = (name for name, item in labels.items() if item.teacher is not None and self.root(item.teacher) == root)
+        return list(dict.fromkeys(self.domain(name) for name in asked))
+
+    def heirs(self, teacher: str) -> list[str]:
+        """Domains whose labels rest on a teacher: its own, and those of teachers that are made from it."""
+        found = []
+        for name, item in self.spec.labels.items():
+            who = item.teacher
+            while who is not None and who != teacher:
+                who = self.spec.teachers[who].from_
+            if who is not None:
+                found.append(self.domain(name))
+        return list(dict.fromkeys(found))
+
+    def trained_on(self, teacher: str) -> tuple[str, ...]:
+        """Domains that a teacher was trained on or carried over to, the first one first."""
+        found = self.spec.teachers[teacher]
+        if found.from_ is None or found.adapt is None:
+            return found.domains
+        return (*self.trained_on(found.from_), found.adapt.domain)
+
+    # --- labels ----------------------------------------------------------------------------------------------
+
+    def domain(self, labels: str) -> str:
+        """The domain that a label set speaks of."""
+        return str(self.spec.domain_of(labels))
+
+    def labels_in_order(self) -> list[str]:
+        """Label sets, each after those that it fuses."""
+        order: list[str] = []
+
+        def add(name: str) -> None:
+            for parent in self.spec.labels[name].fuse:
+                add(parent)
+            if name not in order:
+                order.append(name)
+
+        for name in self.spec.labels:
+            add(name)
+        return order
+
+    def said_by(self, labels: str) -> list[str | None]:
+        """Teachers that speak in a label set, the first one first; None for whoever spoke in a set of another store."""
+        found = self.spec.labels[labels]
+        every = [who for parent in found.fuse for who in self.said_by(parent)] if found.fuse else [found.teacher]
+        return list(dict.fromkeys(every))
 
     # --- students --------------------------------------------------------------------------------------------
 
     def target(self, student: Student) -> str:
         """The domain that a student is for."""
-        return self.spec.labels[student.labels].domain if student.labels is not None else str(student.domain)
+        return self.domain(student.labels) if student.labels is not None else str(student.domain)
 
     def source(self, student: Student) -> str | None:
         """The domain that the student's teacher was trained on (the first of several); None if it is not known."""
-        teacher = None if student.labels is None else self.spec.labels[student.labels].teacher
+        teacher = None if student.labels is None else self.said_by(student.labels)[0]
         if teacher is None:
             return None
         domains = self.spec.teachers[self.root(teacher)].domains
@@ -124,12 +168,14 @@ class Project:
         arms = self.arms(name)
         return [*arms, "source-only"] if "source-finetuned" in arms and "source-only" not in arms else arms
 
-    def views(self, student: Student) -> Views:
-        """The readings of each shared row, as its label set holds them."""
-        if student.labels is None:
+    def views(self, labels: str | None) -> Views:
+        """The readings of each row that a label set holds; those of a fused one are its parents'."""
+        if labels is None:
             return Views()
-        given = self.given.get(student.labels)
-        return self.normal.views[student.labels] if given is None else given.views
+        if parents := self.spec.labels[labels].fuse:
+            return self.views(parents[0])
+        given = self.given.get(labels)
+        return self.normal.views[labels] if given is None else given.views
 
     def stream_settings(self, name: str, on_source: bool) -> dict[str, Any]:
         """What students must have in common, beside their domain, to train from one stream on source or target."""
@@ -138,7 +184,7 @@ class Project:
             "batch_size": training.batch_size,
             "labelled_batch_size": training.labelled_batch_size or training.batch_size,
             "augmentation": training.augmentation,
-            "views": Views() if on_source else self.views(self.spec.students[name]),
+            "views": Views() if on_source else self.views(self.spec.students[name].labels),
             "preprocessing": self.normal.student_preprocessing[name],
         }
 

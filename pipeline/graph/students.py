@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
+from pipeline.graph.teachers import held_out
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.students import Arm, CohortInputs, SourceInputs, Stream, StudentInputs
@@ -61,6 +62,7 @@ def _add(
                 for seed in student.seeds
                 if arm != "source-finetuned" or starts[seed] is not None
             ),
+            held_out=(held_out(project, done, target),) if domain != target else (),
         )
 
     graph.add(step, needs, inputs, after=after, group=project.cohort(name, on_source))
@@ -105,7 +107,7 @@ def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
     classes: tuple[str, ...] | None = done[f"domains.{project.target(student)}"].classes
     if classes is None and student.labels is not None:
         teacher, source = project.spec.labels[student.labels].teacher, project.source(student)
-        if teacher is None:
+        if teacher is None:  # given or fused: the set itself says
             return tuple(done[f"labels.{student.labels}"].classes)
         root = project.spec.teachers[project.root(teacher)]
         classes = root.classes or (done[f"domains.{source}"].classes if source else None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
+from schemas.artifacts import HeldOut
 from schemas.errors import SpecError
-from schemas.labels import LabelsInputs
+from schemas.labels import Fusion, LabelsInputs, Names
 from schemas.spec import Adapt
 from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
 
@@ -18,7 +19,7 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
         return
     targets = project.targets_of(name)
     needs = [step for domain in teacher.domains for step in project.data(domain, teacher.seed)]
-    needs += [f"domains.{target}" for target in targets]
+    needs += [step for target in targets for step in project.data(target)]
 
     def inputs(done: Outputs) -> TeacherInputs:
         own, classes = classes_of(project, done, name, targets)
@@ -39,6 +40,7 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
             class_map=teacher.class_map,
             preprocessing=project.normal.teacher_preprocessing[name],
             way=way,
+            held_out=tuple(held_out(project, done, target) for target in project.heirs(name)),
         )
 
     graph.add(f"teachers.{name}", needs, inputs, after=after)
@@ -46,9 +48,10 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
 
 def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: Adapt) -> None:
     samples, split = project.data(adapt.domain)
+    others = [step for target in project.heirs(name) for step in project.data(target)]
     graph.add(
         f"teachers.{name}",
-        (parent, samples, split),
+        (parent, samples, split, *others),
         lambda done: TeacherInputs(
             task=project.task,
             way=AdaptTeacher(
@@ -57,27 +60,44 @@ def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: 
                 samples=done[samples].samples,
                 split=done[split].split,
             ),
+            held_out=tuple(held_out(project, done, target) for target in project.heirs(name)),
         ),
     )
+
+
+def held_out(project: Project, done: Outputs, domain: str) -> HeldOut:
+    """A domain whose test rows are nobody's to learn from."""
+    samples, split = project.data(domain)
+    return HeldOut(samples=done[samples].samples, split=done[split].split, name=domain)
 
 
 def add_labels(graph: Graph, project: Project, name: str) -> None:
     """`labels.NAME`."""
     labels = project.spec.labels[name]
-    samples = f"domains.{labels.domain}"
+    domain = project.domain(name)
+    samples, split = project.data(domain)
+    if labels.fuse:
+        _add_fused(graph, project, name)
+        return
     if labels.teacher is None:
         graph.add(
             f"labels.{name}",
-            (samples,),
+            (samples, split),
             lambda done: LabelsInputs(
-                task=project.task, given=project.given[name].ref, samples=done[samples].samples, require=labels.require
+                task=project.task,
+                given=project.given[name].ref,
+                samples=done[samples].samples,
+                require=labels.require,
+                split=done[split].split,
+                names=Names(domain=domain),
             ),
         )
         return
     teacher = f"teachers.{labels.teacher}"
+    names = Names(teacher=labels.teacher, trained_on=project.trained_on(labels.teacher), domain=domain)
     graph.add(
         f"labels.{name}",
-        (teacher, samples),
+        (teacher, samples, split),
         lambda done: LabelsInputs(
             task=project.task,
             teacher=done[teacher].model,
@@ -89,9 +109,37 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             difficulty=labels.difficulty,
             features=labels.features,
             require=labels.require,
+            split=done[split].split,
+            names=names,
             store=project.spec.store,
         ),
     )
+
+
+def _add_fused(graph: Graph, project: Project, name: str) -> None:
+    labels, domain = project.spec.labels[name], project.domain(name)
+    samples, split = project.data(domain)
+    parents = {parent: f"labels.{parent}" for parent in labels.fuse}
+
+    def inputs(done: Outputs) -> LabelsInputs:
+        sets = {parent: done[step].labels for parent, step in parents.items()}
+        for parent, ref in sets.items():
+            if twin := next((other for other in sets if other != parent and sets[other].digest == ref.digest), None):
+                raise SpecError(f"labels.{name}: '{parent}' and '{twin}' are one label set: fuse sets that differ")
+        weights = labels.weights or (1.0,) * len(parents)
+        return LabelsInputs(
+            task=project.task,
+            fuse=Fusion(sets=tuple(sets.values()), weights=weights, space=labels.space, ids=labels.ids),
+            samples=done[samples].samples,
+            encoding=labels.encoding,
+            difficulty=labels.difficulty,
+            require=labels.require,
+            split=done[split].split,
+            names=Names(teacher=" + ".join(parents), domain=domain),
+            store=project.spec.store,
+        )
+
+    graph.add(f"labels.{name}", (*parents.values(), samples, split), inputs)
 
 
 def labelled(project: Project, done: Outputs, domain: str, seed: int) -> LabelledDomain:

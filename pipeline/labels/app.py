@@ -21,6 +21,7 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A store, or
 SetArgument = Annotated[
     str, typer.Argument(metavar="SET", help="A tag (NAME or NAME@v3), or 8 digits or more of a fingerprint or digest.")
 ]
+SETS = "As SET; one of another store is STORE#SET."
 
 
 def find_store(where: str, endpoint_url: str | None) -> Place:
@@ -57,9 +58,11 @@ def find_name(place: Place, name: str) -> str:
 
 
 def open_set(where: str, name: str, endpoint_url: str | None) -> LabelSet:
-    """The set that STORE and SET mean. Raises like `find_store` and `find_name`."""
+    """The set that STORE and SET mean, or SET alone as `STORE#SET`. Raises like `find_store` and `find_name`."""
     from stages.labels.reader import LabelSet
 
+    if "#" in name:
+        where, _, name = name.rpartition("#")
     place = find_store(where, endpoint_url)
     return LabelSet.open(place, find_name(place, name))
 

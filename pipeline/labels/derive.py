@@ -1,27 +1,45 @@
-"""Label sets from label sets and from people's own files: `encode` and `import`."""
+"""Label sets from label sets and from people's own files: `encode`, `fuse` and `import`."""
 
 from __future__ import annotations
 
 import json
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.labels.app import SetArgument, StoreArgument, labels_app, new_store, open_set
+from pipeline.labels.app import SETS, SetArgument, StoreArgument, labels_app, new_store, open_set
 from pipeline.labels.progress import progress
 from pipeline.options import AsJson, Endpoint
 from schemas.errors import SpecError
 
 if TYPE_CHECKING:
     from schemas.encodings import Encoding
-    from schemas.labels import SetManifest
+    from schemas.labels import Fusion, SetManifest
+    from stages.labels.reader import LabelSet
     from stages.places import Place
 
 EncodingOption = Annotated[
     str,
     typer.Option("--encoding", metavar="ENCODING", help="'top-k k=32 values=uint8', 'low-rank rank=64', 'hard', …"),
 ]
+To = Annotated[str | None, typer.Option("--to", metavar="STORE", help="Store of the new set; left out: that of SET.")]
+
+
+class Space(StrEnum):
+    """What is averaged."""
+
+    PROBABILITY = "probability"
+    LOGIT = "logit"
+
+
+class Ids(StrEnum):
+    """Which samples a fused set speaks of."""
+
+    INTERSECTION = "intersection"
+    UNION = "union"
 
 
 @labels_app.command()
@@ -29,9 +47,7 @@ def encode(
     store: StoreArgument,
     name: SetArgument,
     encoding: EncodingOption,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="STORE", help="Store of the new set; left out: that of SET.")
-    ] = None,
+    to: To = None,
     as_json: AsJson = False,
     endpoint_url: Endpoint = None,
 ) -> None:
@@ -44,6 +60,60 @@ def encode(
     with progress("units") as told:
         manifest = encode_set(labels, wanted, place, told)
     _tell(place, manifest, as_json)
+
+
+@labels_app.command()
+def fuse(
+    store: StoreArgument,
+    name: SetArgument,
+    others: Annotated[list[str], typer.Argument(metavar="SET…", help=SETS)],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="'0.7,0.3', or `confidence`: in each label by its largest probability; left out: alike.",
+        ),
+    ] = None,
+    space: Annotated[Space, typer.Option(help="Average probabilities, or their logarithms.")] = Space.PROBABILITY,
+    ids: Annotated[Ids, typer.Option(help="Samples that all sets speak of, or any.")] = Ids.INTERSECTION,
+    encoding: EncodingOption = "dense",
+    to: To = None,
+    as_json: AsJson = False,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """Make one set of several teachers' sets, weighted."""
+    from stages.labels.fuse import fuse_sets
+
+    wanted = parse_encoding(encoding)
+    parents = [open_set(store, item, endpoint_url) for item in (name, *others)]
+    fusion = _fusion(parents, weights, space, ids)
+    place = parents[0].store.place if to is None else new_store(to, endpoint_url)
+    with progress("units") as told:
+        manifest = fuse_sets(parents, fusion, wanted, place, lambda said: print(f"Note: {said}", file=sys.stderr), told)
+    _tell(place, manifest, as_json)
+
+
+def _fusion(parents: list[LabelSet], weights: str | None, space: Space, ids: Ids) -> Fusion:
+    """What the options mean. Raises SpecError."""
+    from pydantic import ValidationError
+
+    from schemas.artifacts import LabelSetRef
+    from schemas.errors import explain
+    from schemas.labels import Fusion
+
+    refs = [LabelSetRef(uri=item.store.place.uri, fingerprint=item.fingerprint, digest=item.digest) for item in parents]
+    shares: object = weights
+    if weights is None:
+        shares = [1.0] * len(parents)
+    elif weights != "confidence":
+        try:
+            shares = [float(item) for item in weights.split(",")]
+        except ValueError:
+            raise SpecError(f"--weights '{weights}': give one number a set ('0.7,0.3'), or `confidence`") from None
+    try:
+        return Fusion.model_validate({"sets": refs, "weights": shares, "space": space.value, "ids": ids.value})
+    except ValidationError as error:
+        raise SpecError(*explain(error, Fusion)) from None
 
 
 @labels_app.command("import")

@@ -1,7 +1,7 @@
 """Ingest, the driver's side: slices go out to be packed, and what needs the whole domain is settled here.
 
-Slices are packed on Ray, a bounded number in flight, or in this process; both give the same bytes. The driver
-keeps 36 bytes a row (content id, truth, hash of a given id) until the end.
+Slices are packed on Ray, a bounded number in flight, or in this process; both give the same bytes, and what a killed
+ingest had packed is taken over. The driver keeps 36 bytes a row (content id, truth, hash of a given id) until the end.
 """
 
 from __future__ import annotations
@@ -22,17 +22,8 @@ from stages.artifacts import Attempt
 from stages.cluster import cores, own_error
 from stages.context import Context
 from stages.domains import ipc
-from stages.domains.pack import (
-    SAMPLES_FILE,
-    TRUTH_FILE,
-    BadEntry,
-    Job,
-    PackedShard,
-    occurrences,
-    pack_row,
-    pack_slice,
-    renumber,
-)
+from stages.domains.kept import PACKED, known_slices, pack_once
+from stages.domains.pack import TRUTH_FILE, BadEntry, Job, PackedShard, occurrences, pack_row, renumber
 from stages.domains.reader import MANIFEST, UNKNOWN, samples_digest, truth_digest
 from stages.domains.sources import SourceReader, open_source
 from stages.domains.sources.base import SAMPLE_ID
@@ -48,11 +39,12 @@ def ingest(context: Context, inputs: DomainInputs, task: Task, prepare: Any, att
     """Pack a domain under `attempt` (not committed). Raises DataError for bad rows, doubled ids, no rows."""
     reader = open_source(inputs.source, inputs.columns, task.roles, task.files)
     columns = _first_columns(reader, task, prepare, inputs.shard_rows)
-    job = Job(task, prepare, attempt.folder / attempt.name, inputs.classes, columns)
+    kept = attempt.folder / PACKED
+    job = Job(task, prepare, attempt.folder / attempt.name, kept, known_slices(kept), inputs.classes, columns)
     slices = ((job, number, *item) for number, item in enumerate(reader.slices(inputs.shard_rows)))
     packed: list[PackedShard] = []
     done, reporter = 0, context.reporter()
-    for item in each(context, pack_slice, slices):
+    for item in each(context, pack_once, slices):
         packed.append(item)
         done += item.rows + len(item.bad)
         reporter.progress(done, reader.rows, "rows")
@@ -170,7 +162,7 @@ def _check_ids(job: Job, shards: list[PackedShard]) -> None:
         rows = np.flatnonzero(doubled[start : start + item.rows])
         start += item.rows
         if len(rows) and len(shown) < SHOWN:
-            ids = ipc.decode(job.folder.read(SAMPLES_FILE.format(item.number))).column(SAMPLE_ID)
+            ids = job.read(item).column(SAMPLE_ID)
             shown += [ids[int(row)].as_py() for row in rows[: SHOWN - len(shown)]]
     raise DataError(
         f"{int(doubled.sum()):,} rows have a sample_id that stands in an earlier row (first: {', '.join(shown)}): "
@@ -216,7 +208,10 @@ def _write_truth(attempt: Attempt, shards: list[PackedShard], truths: list[np.nd
         samples = item.samples
         if samples is None:
             raise RuntimeError(f"shard {item.number} has rows and no file")
-        attempt.add(samples)
+        if item.where:
+            attempt.take(samples, f"{PACKED}/{item.where}")
+        else:
+            attempt.add(samples)
         truth: ObjectInfo | None = None
         if truths is not None:
             truth = attempt.put(TRUTH_FILE.format(item.number), ipc.encode({"truth": pa.array(truths[index])}))

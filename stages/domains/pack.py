@@ -7,7 +7,7 @@ same bytes. What needs the whole domain (occurrences of duplicates, class number
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +35,19 @@ class Job:
     """The task's settings for bringing samples into form, validated."""
     folder: Place
     """Folder of the attempt."""
+    kept: Place
+    """Folder of packed slices, which outlive the attempt."""
+    known: frozenset[int]
+    """Slices that stand there."""
     classes: tuple[str, ...] | None
     """Given classes; none: they are collected from the labels."""
     columns: Mapping[str, Column]
     """How the domain's values are stored, as its first good row is."""
+
+    def read(self, packed: PackedShard) -> pa.RecordBatch:
+        """The samples of a shard, wherever they are by now."""
+        folder = self.kept / packed.where if packed.where else self.folder
+        return ipc.decode(folder.read(SAMPLES_FILE.format(packed.number)))
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class PackedShard:
     """int32 (rows,): numbers in `classes`, or UNKNOWN."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sum by role over all values (raw) or over lengths in bytes (encoded)."""
+    where: str = ""
+    """Folder of its files below that of packed slices; empty: they are the attempt's own."""
 
 
 class _Truth:
@@ -130,8 +141,7 @@ def pack_slice(job: Job, number: int, split: int | None, piece: RowSlice) -> Pac
     if content:
         packed.content_ids = np.frombuffer(b"".join(content), np.uint8).reshape(-1, DIGEST_BYTES)
         if given_ids is not None:
-            hashed = (hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES).digest() for name in given_ids)
-            packed.id_hashes = np.frombuffer(b"".join(hashed), np.uint8).reshape(-1, DIGEST_BYTES)
+            packed.id_hashes = hashed(given_ids)
         columns = {role: ipc.pack_column(values[role], column) for role, column in job.columns.items()}
         packed.sums = {role: _sum(columns[role], column) for role, column in job.columns.items()}
         ids = given_ids or made_ids(packed.content_ids, occurrences(packed.content_ids))
@@ -140,12 +150,19 @@ def pack_slice(job: Job, number: int, split: int | None, piece: RowSlice) -> Pac
 
 
 def renumber(job: Job, packed: PackedShard, occurrence: np.ndarray) -> PackedShard:
-    """Write a shard again with ids that count the occurrences in earlier shards too."""
-    batch = ipc.decode(job.folder.read(SAMPLES_FILE.format(packed.number)))
+    """Write a shard again, among the attempt's own, with ids that count the occurrences in earlier shards too."""
+    batch = job.read(packed)
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     columns[SAMPLE_ID] = pa.array(made_ids(packed.content_ids, occurrence), pa.string())
     _write(job, packed, columns)
+    packed.where = ""
     return packed
+
+
+def hashed(sample_ids: Iterable[str]) -> np.ndarray:
+    """Hashes of given ids, uint8 (rows, 16)."""
+    found = (hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES).digest() for name in sample_ids)
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 def made_ids(content_ids: np.ndarray, occurrence: np.ndarray) -> list[str]:

@@ -69,12 +69,16 @@ class Domains(Stage[DomainInputs, DomainOutputs]):
         return super().find(context, self.with_digest(inputs, context.workspace))
 
     def run(self, context: Context, inputs: DomainInputs) -> DomainOutputs:
-        """Pack the domain, on Ray or here. Raises DataError for a source or rows that cannot be used."""
+        """Pack the domain, on Ray or here; what a killed ingest had packed is taken over.
+
+        Raises DataError for a source or rows that cannot be used.
+        """
         asked = self.with_digest(inputs, context.workspace)
         if (found := super().find(context, asked)) is not None:
             return found
         from schemas.canonical import digest
         from stages.domains.ingest import ingest
+        from stages.domains.kept import PACKED
         from stages.registry import validate_settings
         from stages.tasks import get_task
 
@@ -84,7 +88,15 @@ class Domains(Stage[DomainInputs, DomainOutputs]):
         outputs = ingest(context, asked, task, prepare, attempt)
         truth = None if outputs.truth is None else outputs.truth.digest
         artifact = attempt.commit(outputs, digest([outputs.samples.digest, truth]))
+        attempt.folder.remove(PACKED)
         return outputs_of(artifact, attempt.folder, DomainOutputs)
+
+    def discard(self, context: Context, inputs: DomainInputs) -> None:
+        """Forget what an interrupted ingest packed, too."""
+        super().discard(context, inputs)
+        from stages.domains.kept import PACKED
+
+        context.artifact_place(self.name, self.fingerprint(inputs)).remove(PACKED)
 
     def example(self) -> DomainInputs:
         """The demo's target."""

@@ -49,7 +49,8 @@ def blocks(report: Report, brief: bool = False) -> list[Block]:
         )
     if report.labels:
         rows = tuple(
-            (s.name, s.teacher or "made elsewhere", s.domain, f"{s.rows:,}", s.fingerprint[:8]) for s in report.labels
+            (s.name, s.teacher or " + ".join(s.fuse) or "made elsewhere", s.domain, f"{s.rows:,}", s.fingerprint[:8])
+            for s in report.labels
         )
         found.append(Block("Label sets", ("label set", "teacher", "domain", "rows", "fingerprint"), rows))
     if report.notes:

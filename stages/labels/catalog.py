@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from schemas.encodings import Encoding
 from schemas.errors import ContractError, StoreError
-from schemas.labels import SetManifest, Tag
+from schemas.labels import LAYOUT, SetManifest, Tag
 from stages.labels.statistics import label_bytes
 from stages.labels.store import Store
 from stages.places import Place
@@ -35,6 +35,7 @@ def list_sets(place: Place) -> tuple[list[SetManifest], dict[str, str]]:
 def card(manifest: SetManifest, tags: Mapping[str, Tag] | None = None) -> dict[str, str]:
     """The label card: what stands in `set.json`, then what its tags say, by heading, each one printable line."""
     statistics, schema = manifest.statistics, manifest.label_schema
+    names = manifest.origin.names
     labels, exact = max(statistics.labels, 1), max(statistics.fidelity_rows, 1)
     size = label_bytes(manifest)
     lines = {
@@ -44,8 +45,9 @@ def card(manifest: SetManifest, tags: Mapping[str, Tag] | None = None) -> dict[s
         "classes": f"{len(schema.classes)}: {', '.join(schema.classes)}",
         "encoding": encoding_text(schema.encoding),
         "size": f"{size / labels:,.6g} bytes a label, {size:,} bytes",
-        "teacher": manifest.teacher,
-        "samples": manifest.samples,
+        "teacher": ", ".join(filter(None, (names.teacher, names.model, manifest.teacher))),
+        "trained on": _trained_on(manifest),
+        "samples": ", ".join(filter(None, (names.domain, manifest.samples))),
         "mean confidence": f"{statistics.confidence_sum / labels:.4f}",
         "mean entropy": f"{statistics.entropy_sum / labels:.4f} nats",
         "unmapped mass": f"{statistics.unmapped_mass_sum / labels:.4f}",
@@ -58,7 +60,7 @@ def card(manifest: SetManifest, tags: Mapping[str, Tag] | None = None) -> dict[s
             for temperature, total in statistics.full_kl_sums.items()
         },
         "views": _views(manifest),
-        "made by": f"crossdistill {manifest.provenance.package}",
+        "made by": f"crossdistill {manifest.provenance.package}, store layout {LAYOUT}",
     }
     if manifest.parents:
         lines["parents"] = ", ".join(manifest.parents)
@@ -80,6 +82,12 @@ def printable(text: str) -> str:
     """Foreign text on one line: what does not print is escaped, what is long is cut."""
     shown = escaped(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
+
+
+def _trained_on(manifest: SetManifest) -> str:
+    names, seen = manifest.origin.names, manifest.origin.seen
+    rows = "rows not known" if seen is None else f"{seen.rows:,} rows" + ("" if seen.whole else " and others not known")
+    return ": ".join(filter(None, (", ".join(names.trained_on), rows)))
 
 
 def _views(manifest: SetManifest) -> str:

@@ -63,8 +63,7 @@ def encode_set(labels: LabelSet, encoding: Encoding, place: Place, told: Told) -
     def write(unit: UnitPlan) -> Receipt:
         return _encoded(labels, numbers[unit.key], unit, making).write(store)
 
-    manifest = labels.manifest
-    return write_set(store, plan, write, manifest.teacher, manifest.samples, told, manifest.replays)
+    return write_set(store, plan, write, labels.about(), told)
 
 
 def _plan(labels: LabelSet, schema: LabelSchema, how: dict[str, Any]) -> SetPlan:

@@ -14,6 +14,7 @@ import numpy as np
 
 from schemas.errors import StoreError
 from stages.labels.alignment import as_bytes, positions_of
+from stages.labels.classes import class_columns
 from stages.labels.reader import LabelSet
 
 BATCH = 4096
@@ -70,11 +71,8 @@ def diff_sets(first: LabelSet, second: LabelSet, temperature: float = 1.0) -> Di
                 f"label set {labels.fingerprint[:12]} has labels per {labels.schema.shape.kind}, and only those per "
                 "sample are compared"
             )
-    if differing := sorted(set(first.classes) ^ set(second.classes)):
-        raise StoreError(
-            f"the sets speak of different classes: {len(differing)} stand on one side only (first: '{differing[0]}')"
-        )
-    columns = [second.classes.index(name) for name in first.classes]
+    names = (f"label set {second.fingerprint[:12]}", f"set {first.fingerprint[:12]}")
+    columns = class_columns(second.classes, first.classes, *names)
     units = range(len(first.offsets) - 1)
     ids = as_bytes([item for unit in units for item in first.sample_ids(unit)])
     theirs, missing = positions_of(second, ids)
@@ -104,14 +102,20 @@ def diff_sets(first: LabelSet, second: LabelSet, temperature: float = 1.0) -> Di
 
 
 def _compared(
-    first: LabelSet, second: LabelSet, ours: np.ndarray, theirs: np.ndarray, columns: list[int], temperature: float
+    first: LabelSet,
+    second: LabelSet,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    columns: np.ndarray | None,
+    temperature: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(KL, KL back, most likely class of the first set, whether the second has the same), each (N,)."""
     parts = []
     for start in range(0, len(ours), BATCH):
         rows = slice(start, start + BATCH)
         p = first.decode(first.gather(ours[rows])).log_probabilities(temperature).astype(np.float64)
-        q = second.decode(second.gather(theirs[rows])).log_probabilities(temperature).astype(np.float64)[:, columns]
+        q = second.decode(second.gather(theirs[rows])).log_probabilities(temperature).astype(np.float64)
+        q = q if columns is None else q[:, columns]
         parts.append((_kl(p, q), _kl(q, p), p.argmax(axis=1), p.argmax(axis=1) == q.argmax(axis=1)))
     kl, back, top, same = (np.concatenate(column) for column in zip(*parts, strict=True))
     return kl, back, top, same

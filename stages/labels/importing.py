@@ -31,7 +31,7 @@ from stages.labels.builder import How, Said, UnitBuilder
 from stages.labels.encodings import label_schema
 from stages.labels.export import METADATA
 from stages.labels.sets import check_rank, planned, write_set
-from stages.labels.store import Store, unit_key
+from stages.labels.store import About, Store, unit_key
 from stages.places import Place
 from stages.progress import Told
 
@@ -125,7 +125,7 @@ def import_set(
             builder.add(part, Said(_logits(rows, path, are, shard.begin + part.start, shard.begin + part.stop)))
         return builder.write(store)
 
-    return write_set(store, plan, write, said_by, digest(sorted(sample_ids)), told)
+    return write_set(store, plan, write, About(said_by, digest(sorted(sample_ids))), told)
 
 
 @dataclass(frozen=True)

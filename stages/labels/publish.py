@@ -54,8 +54,7 @@ def copy_set(source: LabelSet, place: Place, told: Told | None = None) -> SetMan
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     receipts = target.receipts(plan)
-    manifest = source.manifest
-    return target.commit_set(plan, receipts, manifest.teacher, manifest.samples, manifest.replays)
+    return target.commit_set(plan, receipts, source.about())
 
 
 def plan_of(labels: LabelSet) -> SetPlan:

@@ -32,7 +32,7 @@ from stages.labels.encodings import check_schema, codec_of, extras_of
 from stages.labels.index import from_parquet
 from stages.labels.layout import Layout, Offsets
 from stages.labels.statistics import label_bytes, merge
-from stages.labels.store import IndexedUnit, Store, root_digest
+from stages.labels.store import About, IndexedUnit, Store, root_digest
 from stages.labels.tags import is_fingerprint, read_tag
 from stages.labels.unit import (
     CONTENT_ID,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import ray.data
 
+    from stages.domains.seen import Seen
     from stages.labels.datasets import LabelRows, LabelStream
 
 UNITS_MAPPED = 256
@@ -158,6 +159,23 @@ class LabelSet:
     def bytes_per_row(self) -> float:
         """Mean bytes of a sample's labels in one view."""
         return label_bytes(self.manifest) / max(1, self.rows * self.manifest.views.count)
+
+    def seen(self) -> Seen | None:
+        """The rows that its teachers learned from, as far as they say. Raises StoreError if that list is damaged."""
+        from stages.domains.seen import Seen
+
+        info = self.manifest.origin.seen
+        if info is None:
+            return None
+        place, name = self.store.place, f"{self.store.set_folder(self.fingerprint)}/{info.object.name}"
+        stat = place.stat(name)
+        data = None if stat is None else b"" if stat.size != info.object.size else place.read_or_none(name)
+        return Seen.load(data, info, f"{place.uri}/{name}")
+
+    def about(self) -> About:
+        """What the manifest says beside the units, to be said of another set again."""
+        manifest = self.manifest
+        return About(manifest.teacher, manifest.samples, manifest.replays, manifest.origin.names, self.seen())
 
     # --- rows ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from schemas.artifacts import ModelRef, Provenance
 from schemas.canonical import digest
@@ -28,8 +28,11 @@ from stages.labels.builder import How
 from stages.labels.encodings import codec_of, difficulty_fields, features_field, label_schema
 from stages.labels.labeller import Shards
 from stages.labels.statistics import merge
-from stages.labels.store import Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
+from stages.labels.store import About, Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
 from stages.progress import Reporter, Told
+
+if TYPE_CHECKING:
+    from stages.domains.seen import Seen
 
 Label = Callable[[Sequence[UnitPlan]], Iterator[UnitResult]]
 Answer = TypeVar("Answer")
@@ -104,10 +107,8 @@ def complete_set(
     store: Store,
     plan: SetPlan,
     label: Label,
-    teacher: str,
-    samples: str,
+    about: About,
     require: Requirements | None = None,
-    replays: tuple[Replay, ...] = (),
 ) -> SetManifest:
     """Label the plan's missing units with `label`, then commit the set.
 
@@ -124,17 +125,16 @@ def complete_set(
             raise InternalError(f"{len(missing)} units have no receipt after labelling (first: {missing[0].key})")
     if require is not None:
         check_exact(merge(receipts[unit.key].statistics for unit in plan.units), require, plan.fingerprint)
-    return store.commit_set(plan, receipts, teacher, samples, replays)
+    return store.commit_set(plan, receipts, about)
 
 
 def write_set(
     store: Store,
     plan: SetPlan,
     write: Callable[[UnitPlan], Receipt],
-    teacher: str,
-    samples: str,
+    about: About,
     told: Told | None = None,
-    replays: tuple[Replay, ...] = (),
+    require: Requirements | None = None,
 ) -> SetManifest:
     """`complete_set` in this process, unit by unit: `write` leaves the arrays of one and gives its receipt."""
 
@@ -147,7 +147,7 @@ def write_set(
             committed = store.commit_unit(receipt)
             yield UnitResult(key=unit.key, made=committed.attempt == receipt.attempt, rows=unit.rows, seconds=0.0)
 
-    return complete_set(store, plan, label, teacher, samples, replays=replays)
+    return complete_set(store, plan, label, about, require)
 
 
 def check_exact(found: UnitStatistics, require: Requirements, fingerprint: str) -> None:
@@ -189,15 +189,17 @@ def make_set(
     fingerprint: str,
     stage_version: int,
     provenance: Provenance,
+    seen: Seen | None = None,
 ) -> SetManifest:
-    """The set that `inputs` ask for, labelled where the context says."""
+    """The set that `inputs` ask for, labelled where the context says; `seen` is what its teacher learned from."""
     from stages.domains.reader import Samples
     from stages.labels.actor import LabelJob, basis_here, features_here, label_units_here, label_units_on_ray, on_ray
     from stages.training.models import read_card
 
     teacher = asked_teacher(inputs)
     teacher_place, samples_place = context.place(teacher), context.place(inputs.samples)
-    classes = read_card(teacher_place, teacher).classes
+    card = read_card(teacher_place, teacher)
+    classes = card.classes
     samples = Samples.open(samples_place, inputs.samples)
     total = samples.rows * inputs.views.count
 
@@ -235,10 +237,12 @@ def make_set(
                 context.progress(done, total, "rows")
             yield result
 
-    seen: tuple[Replay, ...] = ()
+    drawn: tuple[Replay, ...] = ()
     if inputs.views.count > 1:
         from stages.labels.views import replays
         from stages.tasks import get_task
 
-        seen = replays(get_task(inputs.task), samples, inputs.views)
-    return complete_set(store, plan, label, teacher.digest, inputs.samples.digest, inputs.require, seen)
+        drawn = replays(get_task(inputs.task), samples, inputs.views)
+    names = inputs.names.model_copy(update={"model": card.model.name})
+    about = About(teacher.digest, inputs.samples.digest, drawn, names, seen)
+    return complete_set(store, plan, label, about, inputs.require)

@@ -1,4 +1,4 @@
-"""Stage `labels`: what one teacher says about one domain, as a label set in a store."""
+"""Stage `labels`: what one teacher says about one domain, or several together, as a label set in a store."""
 
 from __future__ import annotations
 
@@ -60,27 +60,41 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
     def run(self, context: Context, inputs: LabelsInputs) -> LabelsOutputs:
         """Adopt the set if the store holds it (no teacher is loaded), else label the units that are missing.
 
-        A given set is checked against the samples and pointed to.
-        Any number of runs may work on one set at once. Raises ModelError for outputs that are not finite.
+        A given set is checked against the samples and pointed to; a fused one is made of others, and loads none either.
+        Any number of runs may work on one set at once. Raises DataError for a teacher that learned from test rows,
+        ModelError for outputs that are not finite.
         """
         place, fingerprint = _place(context, inputs), self.fingerprint(inputs)
         if inputs.given is not None:
             from stages.labels.given import check_given
 
-            manifest: SetManifest | None = check_given(context, inputs, inputs.given)
+            manifest = check_given(context, inputs, inputs.given)
         else:
-            store = Store.find(place) or Store.create(place)
-            manifest = store.manifest(fingerprint)
-        if manifest is None:
-            from stages.labels.sets import make_set
-
-            provenance = Provenance(package=package_version(), inputs=identity(inputs), code=self.code(inputs))
-            manifest = make_set(context, inputs, store, fingerprint, self.version, provenance)
+            manifest = self._made(context, inputs, place, fingerprint)
         self._check_exact(manifest, inputs)
         outputs = _outputs(manifest, place)
         artifact = self.attempt(context, inputs).commit(outputs, content=manifest.digest)
         self._check_same(LabelsOutputs.parse(artifact.outputs, "artifact.json"), manifest, place)
         return outputs
+
+    def _made(self, context: Context, inputs: LabelsInputs, place: Place, fingerprint: str) -> SetManifest:
+        """The set that the store holds, or that is made there."""
+        from stages.domains.seen import check_held_out
+        from stages.labels.checks import held_out, seen_by
+
+        seen = seen_by(context, inputs)
+        check_held_out(context, seen, held_out(inputs), "the teacher")
+        store = Store.find(place) or Store.create(place)
+        if (manifest := store.manifest(fingerprint)) is not None:
+            return manifest
+        provenance = Provenance(package=package_version(), inputs=identity(inputs), code=self.code(inputs))
+        if inputs.fuse is not None:
+            from stages.labels.fuse import fuse_asked
+
+            return fuse_asked(context, inputs, inputs.fuse, place, fingerprint, provenance)
+        from stages.labels.sets import make_set
+
+        return make_set(context, inputs, store, fingerprint, self.version, provenance, seen)
 
     def example(self) -> LabelsInputs:
         some = "0" * 32

@@ -5,6 +5,7 @@
     units/KEY/receipt.json                  put-if-absent: the attempt that won; a unit without one is unfinished
     sets/FINGERPRINT/plan.json              put-if-absent: the units that the set needs
     sets/FINGERPRINT/index-DIGEST.parquet   the receipts in the plan's order, so that a reader lists nothing
+    sets/FINGERPRINT/seen-DIGEST.npy        which rows its teachers learned from (`stages.domains.seen`), where known
     sets/FINGERPRINT/set.json               put-if-absent, last
 
 Any number of writers may work on one set: what one finished, the others adopt. A finished set needs neither its plan
@@ -16,16 +17,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from schemas.artifacts import ObjectInfo
+from schemas.artifacts import ObjectInfo, SeenInfo
 from schemas.base import Document
 from schemas.canonical import digest
 from schemas.errors import StoreError
-from schemas.labels import LabelSchema, Receipt, Replay, SetManifest, SetPlan, StoreManifest, UnitPlan, Views
+from schemas.labels import (
+    LabelSchema,
+    Names,
+    Origin,
+    Receipt,
+    Replay,
+    SetManifest,
+    SetPlan,
+    StoreManifest,
+    UnitPlan,
+    Views,
+)
 from stages.artifacts import read_document
 from stages.places import Place, checksum
+
+if TYPE_CHECKING:
+    from stages.domains.seen import Seen
 
 FIDELITY_ROWS = 2000
 """Rows of a set whose exact outputs are kept, at least, or all."""
@@ -95,6 +110,22 @@ def root_digest(schema: LabelSchema, units: Sequence[IndexedUnit]) -> str:
         for number, unit in enumerate(units)
     )
     return digest({"schema": schema, "units": entries})
+
+
+@dataclass(frozen=True)
+class About:
+    """What a manifest says of its set beside what the units tell."""
+
+    teacher: str
+    """Digest of who spoke."""
+    samples: str
+    """Content digest of the samples."""
+    replays: tuple[Replay, ...] = ()
+    """Some of the views."""
+    names: Names = field(default_factory=Names)
+    """What people call those who took part."""
+    seen: Seen | None = None
+    """Rows that the teachers learned from, as far as it is known."""
 
 
 @dataclass(frozen=True)
@@ -212,13 +243,12 @@ class Store:
         self,
         plan: SetPlan,
         receipts: Mapping[str, Receipt],
-        teacher: str,
-        samples: str,
-        replays: tuple[Replay, ...] = (),
+        about: About,
     ) -> SetManifest:
         """Make a set exist, once every unit has its receipt; another writer's equal set is adopted.
 
-        Writes the index, then `set.json`. Raises StoreError if a set of other content stands there.
+        Writes the index and what its teachers have seen, then `set.json`. Raises StoreError if a set of other content
+        stands there.
         """
         from stages.labels.index import to_parquet
         from stages.labels.statistics import merge
@@ -228,20 +258,26 @@ class Store:
         index = ObjectInfo(name=f"index-{checksum(data)}.parquet", size=len(data), checksum=checksum(data))
         folder = self.set_folder(plan.fingerprint)
         self.place.put_new(f"{folder}/{index.name}", data)
+        seen: SeenInfo | None = None
+        if about.seen is not None:
+            data = about.seen.to_bytes()
+            seen = about.seen.info(f"seen-{checksum(data)}.npy")
+            self.place.put_new(f"{folder}/{seen.object.name}", data)
         manifest = SetManifest.sealed(
             fingerprint=plan.fingerprint,
             digest=root_digest(plan.label_schema, units),
             rows=sum(unit.receipt.rows for unit in units if unit.view == 0),
             views=plan.views,
-            replays=replays,
+            replays=about.replays,
             units=len(units),
             label_schema=plan.label_schema,
             index=index,
             statistics=merge(unit.receipt.statistics for unit in units),
-            teacher=teacher,
-            samples=samples,
+            teacher=about.teacher,
+            samples=about.samples,
             provenance=plan.provenance,
             parents=plan.parents,
+            origin=Origin(names=about.names, seen=seen),
         )
         self.place.put_new(f"{folder}/set.json", manifest.to_json())
         winner = self.manifest(plan.fingerprint)

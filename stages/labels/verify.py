@@ -48,9 +48,14 @@ def verify(labels: LabelSet, deep: bool = False, told: Told | None = None) -> li
 def _documents(labels: LabelSet) -> Iterator[str]:
     """Faults of what lies beside the manifest."""
     place, folder = labels.store.place, labels.store.set_folder(labels.fingerprint)
-    known = {"set.json", "plan.json", labels.manifest.index.name}
+    seen = labels.manifest.origin.seen
+    known = {"set.json", "plan.json", labels.manifest.index.name, *(() if seen is None else (seen.object.name,))}
     for name in sorted({item.split("/")[0] for item in (place / folder).stats()} - known):
         yield f"{place.uri}/{folder}/{name} belongs to no set"
+    try:
+        labels.seen()
+    except StoreError as error:
+        yield str(error)
     try:
         plan = read_document(place, f"{folder}/plan.json", SetPlan, "labels")
         if plan is None:

@@ -111,6 +111,14 @@ def check_replays(labels: LabelSet | AlignedLabels, task: Task, samples: Rows) -
     return len(items)
 
 
+def alike(one: Replay, other: Replay) -> bool:
+    """Whether two sketches are of the same input, but for what decoders differ by."""
+    if len(one.sketch) != len(other.sketch):
+        return False
+    apart = np.sqrt(np.mean((np.array(one.sketch) - np.array(other.sketch)) ** 2))
+    return bool(apart <= TOLERANCE)
+
+
 def sketch(batch: torch.Tensor) -> NDArray[np.float64]:
     """(B, P) numbers whose root mean square difference estimates that of the inputs (B, ...) behind them.
 

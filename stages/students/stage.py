@@ -53,10 +53,11 @@ class Students(Stage[CohortInputs, CohortOutputs]):
     def run(self, context: Context, inputs: CohortInputs) -> CohortOutputs:
         """Train the students that are missing. A student that fails is reported, and harms no other.
 
-        Raises UserError if the inputs cannot be read.
+        Raises UserError, before training, if the inputs cannot be read or do not fit together.
         """
         if (done := self.find(context, inputs)) is not None:
             return done
+        from stages.students.checks import check_students
         from stages.students.cohort import Job, failure_of, forget_failure, loop
         from stages.students.fit import Order
 
@@ -73,6 +74,7 @@ class Students(Stage[CohortInputs, CohortOutputs]):
             for student in inputs.students
         }
         missing = tuple(order for order in orders.values() if find_artifact(order.folder) is None)
+        check_students(context, inputs, [order.student for order in missing])
         resources = context.resources
         job = Job(
             orders=missing,

@@ -27,7 +27,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
-    """Makes one teacher: `model.json`, `model.safetensors`."""
+    """Makes one teacher: `model.json`, `model.safetensors`, and where it is known `seen.npy`."""
 
     name = "teachers"
     version = 1
@@ -40,14 +40,17 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
     def run(self, context: Context, inputs: TeacherInputs) -> TeacherOutputs:
         """Make the teacher in a worker, or go on from its checkpoints, and commit what the worker left.
 
-        Training takes a Ray Train worker group; the other ways take one Ray task. Raises ModelError, DataError or
-        TrainingFailed.
+        Training takes a Ray Train worker group; the other ways take one Ray task. Raises DataError, before that, where
+        it would learn from rows that are held out; ModelError, DataError or TrainingFailed.
         """
         if (found := self.find(context, inputs)) is not None:
             return found
+        from stages.domains.seen import SEEN_FILE
+        from stages.teachers.seen import learned_from
         from stages.training import checkpoints
         from stages.training.models import save_model
 
+        seen = learned_from(context, inputs)
         fingerprint = self.fingerprint(inputs)
         folder = context.artifact_place(self.name, fingerprint)
         work = Work(
@@ -66,11 +69,14 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
             raise InternalError(f"{context.step}: the worker ended and left no teacher at {work.checkpoints.uri}")
         attempt = self.attempt(context, inputs)
         content = save_model(attempt, finished.card, finished.state)
+        if seen is not None:
+            attempt.put(SEEN_FILE, seen.to_bytes())
         outputs = TeacherOutputs(
             model=ModelRef(uri=folder.uri, fingerprint=fingerprint, digest=content),
             classes=finished.card.classes,
             history=finished.history,
             kept_epoch=finished.kept_epoch,
+            seen=None if seen is None else seen.info(SEEN_FILE),
         )
         winner = attempt.commit(outputs, content)
         folder.remove(CHECKPOINTS)

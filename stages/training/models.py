@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from schemas.artifacts import Artifact, ModelRef
+from schemas.artifacts import Artifact, ModelRef, SeenInfo
 from schemas.base import Contract, Part
 from schemas.canonical import digest
 from schemas.errors import ModelError, StoreError, did_you_mean
@@ -26,6 +26,7 @@ from stages.tasks.base import Task
 if TYPE_CHECKING:
     import torch
 
+    from stages.domains.seen import Seen
     from stages.training.class_map import ClassMap
     from stages.training.penultimate import Penultimate
 
@@ -109,6 +110,17 @@ def read_state(place: Place, ref: ModelRef) -> dict[str, torch.Tensor]:
     """The weights of a model by name, to start another from or to adapt."""
     artifact, files, _ = _open(place, ref)
     return _state(artifact, files)
+
+
+def read_seen(place: Place, ref: ModelRef) -> Seen | None:
+    """The rows that a model learned from; None where its artifact does not say. Two small reads and the list."""
+    from stages.domains.seen import Seen
+
+    artifact, files = open_ref(place, ref, *STAGES)
+    if (told := artifact.outputs.get("seen")) is None:
+        return None
+    info = SeenInfo.model_validate(told)
+    return Seen.load(files.read_or_none(info.object.name), info, f"{files.uri}/{info.object.name}")
 
 
 def load_model(place: Place, ref: ModelRef) -> LoadedModel:

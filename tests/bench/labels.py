@@ -24,7 +24,7 @@ from stages.labels.builder import How
 from stages.labels.labeller import Labeller
 from stages.labels.reader import LabelSet
 from stages.labels.sets import complete_set
-from stages.labels.store import Store
+from stages.labels.store import About, Store
 from stages.places import Place
 from tests.labels.fakes import NOBODY, FakeSamples, OracleTeacher, inputs_for, plan_for
 
@@ -215,7 +215,7 @@ def label_all(
     def label(units: Sequence[UnitPlan]) -> Iterator[UnitResult]:
         return label_units(Labeller(store, samples, teacher, how), units)
 
-    complete_set(store, plan, label, NOBODY, NOBODY)
+    complete_set(store, plan, label, About(NOBODY, NOBODY))
 
 
 def set_allocator() -> None:

@@ -1,4 +1,4 @@
-"""Ingest: identity, truth apart, bad rows, same bytes wherever it runs, nothing after a kill."""
+"""Ingest: identity, truth apart, bad rows, same bytes wherever it runs, and from where it was after a kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from schemas.runs import Event
 from schemas.spec import Source
 from stages.artifacts import Attempt, find_artifact
 from stages.context import Context
-from stages.domains import ingest as ingest_module
+from stages.domains import kept
+from stages.domains.kept import PACKED
 from stages.domains.pack import occurrences, pack_slice
 from stages.domains.reader import read_truth
 from stages.domains.stage import DOMAINS
@@ -34,6 +35,7 @@ from tests.domains.helpers import (
     write_csv,
     write_source,
 )
+from tests.faults.crash import changes, killed_at
 
 TEXTS = ["a", "b", "a", "c", "a", "b", "d"]
 
@@ -164,33 +166,128 @@ def test_nothing_left_is_an_error(local_context: Context, tmp_path: Path, on_bad
         ingest_words(local_context, tmp_path, [("a", "0")], on_bad_row=on_bad_row, classes=("1",))
 
 
-def test_a_kill_leaves_no_artifact_and_a_rerun_the_same(
+def asked(folder: Path, **more: Any) -> DomainInputs:
+    """Ten pictures in four slices: the eighth is the second again, the last is none."""
+    images, labels = pictures()
+    images[7] = images[1]
+    source = write_source("csv", folder, images, labels)
+    (folder / "files" / "009.png").write_bytes(b"not a picture")
+    inputs = DomainInputs(source=source, task=IMAGES, shard_rows=3, on_bad_row="quarantine", **more)
+    return DOMAINS.with_digest(inputs, None)
+
+
+def packing(monkeypatch: pytest.MonkeyPatch, at: int = -1) -> list[int]:
+    """The slices that are packed from now on; the process is killed in one of them."""
+    packed: list[int] = []
+
+    def pack(job: Any, number: int, *rest: Any) -> Any:
+        if number == at:
+            raise KeyboardInterrupt
+        packed.append(number)
+        return pack_slice(job, number, *rest)
+
+    monkeypatch.setattr(kept, "pack_slice", pack)
+    return packed
+
+
+def killed(*args: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_killed_ingest_goes_on_where_it_was(
     local_context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = write_source("csv", tmp_path / "s", *pictures())
-    inputs = DOMAINS.with_digest(DomainInputs(source=source, task=IMAGES, shard_rows=3), None)
+    inputs = asked(tmp_path / "s")
     folder = local_context.artifact_place("domains", DOMAINS.fingerprint(inputs))
-    pack = pack_slice
-
-    def killed_in_the_third(job: Any, number: int, *rest: Any) -> Any:
-        if number == 2:
-            raise KeyboardInterrupt
-        return pack(job, number, *rest)
-
-    def killed(*args: Any) -> Any:
-        raise KeyboardInterrupt
-
-    for where, what in ((ingest_module, "pack_slice"), (Attempt, "commit")):
-        with monkeypatch.context() as patch:
-            patch.setattr(where, what, killed_in_the_third if what == "pack_slice" else killed)
-            with pytest.raises(KeyboardInterrupt):
-                DOMAINS.run(local_context, inputs)
-        assert find_artifact(folder) is None
-        assert DOMAINS.find(local_context, inputs) is None
+    packed = packing(monkeypatch, at=2)
+    with pytest.raises(KeyboardInterrupt):
+        DOMAINS.run(local_context, inputs)
+    assert packed == [0, 1]
+    packed = packing(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Attempt, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            DOMAINS.run(local_context, inputs)
+    assert packed == [2, 3]
+    assert find_artifact(folder) is None
+    assert DOMAINS.find(local_context, inputs) is None
     outputs = DOMAINS.run(local_context, inputs)
+    assert packed == [2, 3]
+    assert folder.names(PACKED) == []
     other = Context(workspace=Place(str(tmp_path / "other")), resources=local_context.resources)
-    assert DOMAINS.run(other, inputs).samples.digest == outputs.samples.digest
+    whole = DOMAINS.run(other, inputs)
+    assert (outputs.samples.digest, outputs.rows, outputs.quarantined) == (whole.samples.digest, 9, 1)
+    files = {name: data for name, data in files_of(local_context, outputs).items() if data}
+    assert files_of(other, whole).items() <= files.items()
     assert DOMAINS.run(local_context, inputs) == outputs == DOMAINS.find(local_context, inputs)
+
+
+def test_given_ids_of_kept_slices_are_still_compared(
+    local_context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"t{row}", "0", f"id{row % 4}") for row in range(6)]
+    path = write_csv(tmp_path / "a.csv", ["text", "label", "sample_id"], rows)
+    packing(monkeypatch, at=1)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(local_context, Source(csv=str(path)), WORDS, shard_rows=4)
+    packed = packing(monkeypatch)
+    for _ in range(2):
+        with pytest.raises(DataError, match="2 rows have a sample_id .*first: id0, id1"):
+            ingest(local_context, Source(csv=str(path)), WORDS, shard_rows=4)
+    assert packed == [1]
+
+
+@pytest.mark.parametrize("name", ["00001.json", "00001/*/samples-00001.arrow", "00001/*/truth-00001.arrow"])
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_what_is_damaged_is_packed_again(
+    local_context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    inputs = asked(tmp_path / "s")
+    packing(monkeypatch, at=2)
+    with pytest.raises(KeyboardInterrupt):
+        DOMAINS.run(local_context, inputs)
+    folder = local_context.artifact_place("domains", DOMAINS.fingerprint(inputs)).path / PACKED
+    (path,) = folder.glob(name)
+    path.write_bytes(path.read_bytes()[:-5]) if how == "cut" else path.unlink()
+    packed = packing(monkeypatch)
+    outputs = DOMAINS.run(local_context, inputs)
+    assert packed == [1, 2, 3]
+    samples = open_samples(local_context, outputs)
+    assert sum(len(samples.sample_ids(shard)) for shard in range(3)) == outputs.rows == 9
+
+
+def test_forced_ingest_takes_nothing_over(
+    local_context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = asked(tmp_path / "s")
+    packing(monkeypatch, at=2)
+    with pytest.raises(KeyboardInterrupt):
+        DOMAINS.run(local_context, inputs)
+    DOMAINS.discard(local_context, inputs)
+    packed = packing(monkeypatch)
+    DOMAINS.run(local_context, inputs)
+    assert packed == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_before_every_change_of_the_disk(local_context: Context, tmp_path: Path, stride: int) -> None:
+    """And run again: the same files, and no slice that was kept is packed twice."""
+    inputs = asked(tmp_path / "s")
+
+    def at(folder: Path) -> Context:
+        return Context(workspace=Place(str(folder)), resources=local_context.resources)
+
+    whole = files_of(at(tmp_path / "first"), DOMAINS.run(at(tmp_path / "first"), inputs))
+    moments = changes(tmp_path / "counted", lambda: DOMAINS.run(at(tmp_path / "counted"), inputs))
+    assert sum(f"/{PACKED}/" in moment and moment.endswith(".json") for moment in moments) == 4
+    for number in range(0, len(moments), stride):
+        folder = tmp_path / f"at-{number}"
+        killed_at(folder, lambda folder=folder: DOMAINS.run(at(folder), inputs), number)  # type: ignore[misc]
+        outputs = DOMAINS.run(at(folder), inputs)
+        artifact = find_artifact(at(folder).place(outputs.samples))
+        assert artifact is not None
+        own = at(folder).place(outputs.samples).path / artifact.attempt
+        assert {path.name: path.read_bytes() for path in own.iterdir()} == whole, moments[number]
 
 
 def test_what_is_asked_decides_the_fingerprint_not_where_the_source_is(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from stages.labels.builder import How
 from stages.labels.encodings import label_schema
 from stages.labels.labeller import Labeller
 from stages.labels.sets import complete_set, plan_set
-from stages.labels.store import Store
+from stages.labels.store import About, Store
 from stages.places import Place
 from stages.training.penultimate import Penultimate
 
@@ -184,7 +184,7 @@ def make_fake_set(
     def label(units: Sequence[UnitPlan]) -> Iterator[Any]:
         return label_units(Labeller(store, samples, teacher, how), units)
 
-    return complete_set(store, plan, label, NOBODY, inputs.samples.digest, replays=replays)
+    return complete_set(store, plan, label, About(NOBODY, inputs.samples.digest, replays))
 
 
 def labeller_for(store: Store, samples: FakeSamples, teacher: OracleTeacher, **more: Any) -> Labeller:

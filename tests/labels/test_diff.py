@@ -56,7 +56,7 @@ def test_a_set_and_itself(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     first = make(tmp_path, "first", LOGITS, IDS)
-    with pytest.raises(StoreError, match=r"different classes: 2 stand on one side only \(first: 'c'\)"):
+    with pytest.raises(StoreError, match=r"same classes: 2 stand on one side only \(first: 'c'\)"):
         diff_sets(first, make(tmp_path, "second", LOGITS, IDS, ["a", "b", "d"]))
     with pytest.raises(StoreError, match=r"no sample in common \(6 and 6 samples\)"):
         diff_sets(first, make(tmp_path, "third", LOGITS, [f"t{row}" for row in range(6)]))

@@ -17,7 +17,7 @@ from stages.labels.actor import label_units
 from stages.labels.builder import exact_rows
 from stages.labels.reader import LabelSet
 from stages.labels.sets import complete_set
-from stages.labels.store import FIDELITY_SCALE, Store, fidelity_threshold, missing_units
+from stages.labels.store import FIDELITY_SCALE, About, Store, fidelity_threshold, missing_units
 from stages.places import Place
 from tests.labels.fakes import (
     NOBODY,
@@ -175,5 +175,5 @@ def test_an_error_stops_the_units_that_wait(tmp_path: Path) -> None:
         return label_units(labeller_for(store, samples, OracleTeacher(fail)), units)
 
     with pytest.raises(ModelError):
-        complete_set(store, plan, label, NOBODY, NOBODY)
+        complete_set(store, plan, label, About(NOBODY, NOBODY))
     assert len(seen) < 10

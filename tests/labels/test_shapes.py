@@ -23,7 +23,7 @@ from stages.labels.encodings import label_schema
 from stages.labels.encodings.low_rank import fit_basis
 from stages.labels.reader import LabelSet
 from stages.labels.statistics import fidelity, merge
-from stages.labels.store import FIDELITY_SCALE, Store
+from stages.labels.store import FIDELITY_SCALE, About, Store
 from stages.places import Place
 from tests.labels.fakes import NOBODY
 
@@ -100,7 +100,7 @@ def write(
             made.add(lot, cut(item, lot))
         receipts[unit.key] = store.commit_unit(made.write(store))
     store.commit_plan(plan)
-    store.commit_set(plan, receipts, NOBODY, NOBODY)
+    store.commit_set(plan, receipts, About(NOBODY, NOBODY))
     return LabelSet.open(place), everything
 
 

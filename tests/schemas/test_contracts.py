@@ -61,6 +61,10 @@ SPECIAL: dict[str, Any] = {
     "Teacher": lambda: {"model": "resnet-tiny", "domains": ["mnist"]},
     "Labels": lambda: {"teacher": "big", "domain": "digits"},
     "Signature": lambda: {"key": "0" * 64, "value": "0" * 128},
+    "Fusion": lambda: {
+        "sets": [{"uri": "some-name", "fingerprint": D, "digest": digit * 32} for digit in "01"],
+        "weights": "confidence",
+    },
     "LabelsInputs": lambda: example_with("LabelsInputs", "teacher"),
 }
 

@@ -187,7 +187,7 @@ def label(rows: int, folder: Path) -> dict[str, Any]:
     from stages.labels.builder import How, Said, UnitBuilder
     from stages.labels.reader import LabelSet
     from stages.labels.sets import write_set
-    from stages.labels.store import Store
+    from stages.labels.store import About, Store
     from stages.places import Place
     from tests.labels.fakes import NOBODY, inputs_for, plan_for
 
@@ -207,7 +207,7 @@ def label(rows: int, folder: Path) -> dict[str, Any]:
         return builder.write(store)
 
     before, started = peak_mb(), time.perf_counter()
-    manifest = write_set(store, asked, write, NOBODY, NOBODY)
+    manifest = write_set(store, asked, write, About(NOBODY, NOBODY))
     seconds, peak = time.perf_counter() - started, peak_mb() - before
     LabelSet.open(str(folder))
     started = time.perf_counter()

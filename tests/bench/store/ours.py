@@ -17,7 +17,7 @@ from schemas.labels import Receipt, UnitPlan, UnitStatistics
 from stages.domains import ipc
 from stages.domains.reader import Samples
 from stages.labels.reader import LabelSet
-from stages.labels.store import Store
+from stages.labels.store import About, Store
 from stages.labels.unit import FIDELITY_LOGITS, FIDELITY_POSITION
 from stages.places import Place, checksum
 from stages.tasks.base import Column
@@ -134,4 +134,4 @@ def write_labels(folder: Path, rows: Batch, shards: Shards) -> None:
         statistics = UnitStatistics(rows=unit.rows, labels=unit.rows)
         return write_arrays(store, unit, ENCODING, names, content, arrays, statistics)
 
-    write_set(store, plan, write, NOBODY, NOBODY)
+    write_set(store, plan, write, About(NOBODY, NOBODY))
