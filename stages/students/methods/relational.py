@@ -73,15 +73,17 @@ class Relational(Method):
 
 
 def _relations(points_BF: Tensor) -> tuple[Tensor, Tensor]:
-    """(distances of all pairs over their mean, cosines at the middle row of all triples)."""
+    """(distances of all pairs over their mean, cosines at the middle row of all triples; 0 where two of it are one)."""
     points_BF = points_BF - points_BF.mean(dim=0)  # what is left is small, and its products exact
-    pairs = others(points_BF)
-    distance_BB = squared_distances(points_BF).sqrt()
+    pairs, square_BB = others(points_BF), squared_distances(points_BF)
+    distance_BB = square_BB.sqrt()
     distances = distance_BB[pairs]
+    apart_BB = square_BB > 1e-6 * square_BB.mean()  # nearer ones are rounding
     gram_BB = points_BF @ points_BF.T
     # (x_i - x_j) (x_k - x_j) for all i, j, k, without their coordinates
     dots = gram_BB[:, None, :] - gram_BB[:, :, None] - gram_BB[None, :, :] + gram_BB.diagonal()[None, :, None]
     cosines = dots / (distance_BB[:, :, None] * distance_BB[None, :, :])
+    cosines = cosines * (apart_BB[:, :, None] & apart_BB[None, :, :])
     triples = pairs[:, :, None] & pairs[None, :, :] & pairs[:, None, :]
     return distances / distances.mean(), cosines[triples]
 
