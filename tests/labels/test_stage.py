@@ -267,7 +267,8 @@ def test_an_actor_answers_what_went_wrong(local_context: Context, asked: LabelsI
 
 @pytest.mark.ray
 def test_on_ray(local_context: Context, ray_context: Context, asked: LabelsInputs, tmp_path: Path) -> None:
-    """The same root digest as here; and a failure comes back as what it was."""
+    """The same root digest as here, features too; and a failure comes back as what it was."""
+    asked = asked.model_copy(update={"features": "float16"})
     here = LABELS.run(local_context, asked)
     shared = asked.model_copy(update={"store": str(tmp_path / "shared")})
     context = replace(ray_context, resources=Resources(workers=2))

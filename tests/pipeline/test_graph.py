@@ -66,6 +66,16 @@ def test_students_with_one_input_side_are_one_cohort(value: dict[str, Any], tmp_
     assert graph_of(value, tmp_path).steps["students.sharp"].group == "students.sharp"
 
 
+def test_a_method_that_reads_the_source_waits_for_it(value: dict[str, Any], tmp_path: Path) -> None:
+    value["evaluation"]["baselines"] = []
+    assert "splits.source" not in graph_of(value, tmp_path).steps["students.small"].needs
+    value["students"]["small"]["method"] = ["soft", "domain-adversarial"]
+    steps = graph_of(value, tmp_path).steps
+    assert {"domains.source", "splits.source"} <= set(steps["students.small"].needs)
+    assert "splits.source" not in steps["students.sharp"].needs
+    assert steps["students.small"].group == steps["students.sharp"].group, "they share the target's stream all the same"
+
+
 def test_baselines_follow_what_is_possible(value: dict[str, Any], tmp_path: Path) -> None:
     value["domains"]["target"]["label_budget"] = 0
     project = _project(value, tmp_path)

@@ -244,6 +244,19 @@ def test_relations_do_not_see_where_points_lie() -> None:
     assert method("relational").teacher_term(rows).item() == pytest.approx(0.0, abs=1e-9)
 
 
+def test_a_sample_that_comes_twice_has_no_angle_to_itself() -> None:
+    """Rounding would make any number of it."""
+    student, teacher = torch.randn(6, 50) * 30, torch.randn(6, 50) * 30
+    student[1] = student[0]
+    teacher[1] = teacher[0]
+    rows = SharedRows(student.requires_grad_(), DenseTeacher(teacher), torch.ones(6))
+    loss = method("relational").teacher_term(rows)
+    wide = SharedRows(student.detach().double(), DenseTeacher(teacher.double()), torch.ones(6))
+    assert loss.item() == pytest.approx(method("relational").teacher_term(wide).item(), rel=1e-3)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.abs().max().item() < 10
+
+
 @pytest.mark.parametrize("name", ["relational", "dist", "crd", "graph-attention", "attention-transfer"])
 @pytest.mark.parametrize("real", [1, 2])
 def test_a_batch_too_small_for_relations_has_a_loss_all_the_same(name: str, real: int) -> None:

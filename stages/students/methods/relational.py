@@ -6,6 +6,7 @@ distance-wise and angle-wise losses.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import NonNegativeFloat
@@ -68,22 +69,25 @@ class Relational(Method):
         if len(student) < 3:
             return student.sum() * 0.0
         (d_S, a_S), (d_T, a_T) = _relations(student), _relations(teacher)
-        loss: Tensor = self.config.distance * smooth_l1_loss(d_S, d_T) + self.config.angle * smooth_l1_loss(a_S, a_T)
+        triples = math.perm(len(student), 3)
+        angle = smooth_l1_loss(a_S, a_T, reduction="sum") / triples
+        loss: Tensor = self.config.distance * smooth_l1_loss(d_S, d_T) + self.config.angle * angle
         return loss
 
 
 def _relations(points_BF: Tensor) -> tuple[Tensor, Tensor]:
-    """(distances of all pairs over their mean, cosines at the middle row of all triples)."""
+    """(distances of all pairs over their mean; cosine (B, B, B) at the middle of each triple, 0 where two are one)."""
     points_BF = points_BF - points_BF.mean(dim=0)  # what is left is small, and its products exact
-    pairs = others(points_BF)
-    distance_BB = squared_distances(points_BF).sqrt()
+    pairs, square_BB = others(points_BF), squared_distances(points_BF)
+    distance_BB = square_BB.sqrt()
     distances = distance_BB[pairs]
+    apart_BB = square_BB > 1e-6 * square_BB.mean()  # nearer ones are rounding
     gram_BB = points_BF @ points_BF.T
     # (x_i - x_j) (x_k - x_j) for all i, j, k, without their coordinates
     dots = gram_BB[:, None, :] - gram_BB[:, :, None] - gram_BB[None, :, :] + gram_BB.diagonal()[None, :, None]
-    cosines = dots / (distance_BB[:, :, None] * distance_BB[None, :, :])
-    triples = pairs[:, :, None] & pairs[None, :, :] & pairs[:, None, :]
-    return distances / distances.mean(), cosines[triples]
+    inverse_BB = (pairs & apart_BB) / distance_BB
+    cosines = dots * inverse_BB[:, :, None] * inverse_BB[None, :, :] * pairs[:, None, :]
+    return distances / distances.mean(), cosines
 
 
 METHOD = Relational
