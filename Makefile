@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 PEERS := .venv-bench
+# Processes that run tests; all that need Ray share one of them, and its runtime.
+JOBS ?= 2
 CONSTRAINTS := deploy/constraints.txt
 # What the resolver holds: the releases that the team's machines have ready (see deploy/README.md).
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
@@ -31,7 +33,7 @@ demo: setup ## run the main job: MNIST teacher to UCI digits students, with its 
 	@$(BIN)/crossdistill run examples/mnist-to-digits.yaml
 
 test: lint ## lint, then all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test-faults: setup ## every crash point, every fault on the wire, every flipped byte (a long suite; `make test` tries some)
 	@$(BIN)/python -m pytest -m long tests

@@ -22,6 +22,13 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, since they share what its fixtures made; all that need Ray share one."""
+    for item in items:
+        needs_ray = "ray_runtime" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def ray_runtime() -> Iterator[None]:
     """A Ray runtime on this machine with two CPUs' worth of workers."""
