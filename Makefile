@@ -13,7 +13,7 @@ HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults lint format bench bench-store effects constraints clean
+.PHONY: help setup demo test test-faults lint format bench bench-store bench-students effects constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ bench: setup ## measure; a table here and JSON under bench-results/
 
 bench-store: setup $(PEERS)/.done ## measure the store against five libraries (15 minutes); table, JSON under bench-results/
 	@$(BIN)/python -m tests.bench.store --python $(PEERS)/bin/python
+
+bench-students: setup ## measure cohorts against online distillation (12 minutes); table, JSON under bench-results/
+	@$(BIN)/python -m tests.bench.cohorts
 
 effects: setup ## method x label budget on digits, both directions (40 minutes, goes on where it was); JSON beside
 	@$(BIN)/python -m tests.bench.effects
