@@ -55,10 +55,11 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What people must know about how the spec was understood."""
+        notes = [*self.graph.notes, *self.graph.remarks(self.outputs)]
         if self.locked is None or not self.locked.changed:
-            return self.graph.notes
+            return notes
         names = ", ".join(f"{item.name} -> {item.fingerprint[:12]}" for item in self.locked.lock.labels.values())
-        return [*self.graph.notes, f"a run locks {names} in {self.locked.path.name}"]
+        return [*notes, f"a run locks {names} in {self.locked.path.name}"]
 
     def command(self, verb: str = "run", *more: str) -> str:
         """The command line that does `verb` with this spec, workspace and overrides, to be shown to people."""
