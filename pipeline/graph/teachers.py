@@ -177,12 +177,10 @@ def classes_of(
 
 
 def order_notes(project: Project, done: Outputs) -> list[str]:
-    """Which domains have a teacher's classes in another order, as far as those of the domains are known."""
+    """Which domains name the classes of a teacher, or of given labels, in another order: as far as theirs are known."""
     spec, notes = project.spec, list[str]()
-    packed = {name: done[step] for name in spec.domains if (step := f"domains.{name}") in done}
-    classes = {
-        name: domain.classes or getattr(packed.get(name), "classes", None) for name, domain in spec.domains.items()
-    }
+    classes = {name: domain.classes for name, domain in spec.domains.items()}
+    classes |= {name: done[step].classes for name in classes if (step := f"domains.{name}") in done}
     for name, teacher in spec.teachers.items():
         own = teacher.classes or next((found for domain in teacher.domains if (found := classes.get(domain))), None)
         if own is None or teacher.class_map:
@@ -190,6 +188,10 @@ def order_notes(project: Project, done: Outputs) -> list[str]:
         for domain in dict.fromkeys((*teacher.domains, *project.heirs(name))):
             if (theirs := classes.get(domain)) and theirs != own and set(theirs) == set(own):
                 notes.append(reordered(f"teachers.{name}", f"domain '{domain}'"))
+    for name, given in project.given.items():
+        domain, own = project.domain(name), given.schema.classes
+        if (theirs := classes.get(domain)) and theirs != own and set(theirs) == set(own):
+            notes.append(reordered(f"labels.{name}", f"domain '{domain}'"))
     return notes
 
 
