@@ -13,8 +13,9 @@ from pipeline.specs import LoadedSpec
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
-from schemas.labels import FEATURES
+from schemas.labels import FEATURES, LabelSchema
 from schemas.spec import Spec, Student
+from stages.classes import class_columns
 from stages.code import code_digest
 from stages.places import Place
 
@@ -181,6 +182,18 @@ def _label_faults(spec: Spec) -> Iterator[str]:
                 codec_of(labels.encoding, len(classes))
             except UserError as error:
                 yield f"labels.{name}.encoding: {error}"
+
+
+def given_faults(spec: Spec, labels: str, schema: LabelSchema) -> Iterator[str]:
+    """What keeps a spec from using labels of another store: its students' methods, or classes that its domain names."""
+    yield from method_faults(spec, labels, schema.encoding, [field.name for field in schema.fields])
+    domain = str(spec.domain_of(labels))
+    classes = spec.domains[domain].classes
+    if classes is not None:
+        try:
+            class_columns(schema.classes, classes, "the label set", f"domain '{domain}'")
+        except UserError as error:
+            yield f"labels.{labels}: {error}"
 
 
 def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collection[str]) -> Iterator[str]:

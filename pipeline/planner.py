@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.checks import check_places, check_spec, method_faults, read_givens
+from pipeline.checks import check_places, check_spec, given_faults, read_givens
 from pipeline.graph import Graph, Step, build_graph
 from pipeline.lock import Locked, resolve
 from pipeline.probing import try_models
@@ -55,10 +55,11 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What people must know about how the spec was understood."""
+        notes = [*self.graph.notes, *self.graph.remarks(self.outputs)]
         if self.locked is None or not self.locked.changed:
-            return self.graph.notes
+            return notes
         names = ", ".join(f"{item.name} -> {item.fingerprint[:12]}" for item in self.locked.lock.labels.values())
-        return [*self.graph.notes, f"a run locks {names} in {self.locked.path.name}"]
+        return [*notes, f"a run locks {names} in {self.locked.path.name}"]
 
     def command(self, verb: str = "run", *more: str) -> str:
         """The command line that does `verb` with this spec, workspace and overrides, to be shown to people."""
@@ -96,8 +97,7 @@ def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False, upd
     plan = Plan(loaded, graph, context.workspace.uri, {}, locked)
     problems: list[str] = []
     for name, given in locked.given.items():
-        fields = [field.name for field in given.schema.fields]
-        problems += method_faults(loaded.spec, name, given.schema.encoding, fields)
+        problems += given_faults(loaded.spec, name, given.schema)
     for step in graph.steps.values():
         try:
             plan.steps[step.name] = look(step, plan.outputs, context)

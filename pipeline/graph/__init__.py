@@ -13,7 +13,7 @@ from pipeline.graph.judging import add_costs, add_report, add_student_evaluation
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs, Step
 from pipeline.graph.students import add_student
-from pipeline.graph.teachers import add_labels, add_teacher
+from pipeline.graph.teachers import add_labels, add_teacher, order_notes
 from pipeline.lock import Given
 from pipeline.parts import normal_parts
 from schemas.artifacts import WeightsRef
@@ -49,6 +49,7 @@ def build_graph(
         add_teacher_evaluations(graph, project, name)
     for name in spec.students:
         add_student_evaluation(graph, project, name)
+    graph.remarks = lambda done: order_notes(project, done)
     add_costs(graph, project)
     add_report(graph, project)
     graph.notes += _notes(project)
@@ -72,6 +73,8 @@ def _notes(project: Project) -> list[str]:
             notes.append(
                 f"{name}: teacher '{root}' is given, so its source is not known: {' and '.join(wanted)} are left out"
             )
+        elif project.spec.teachers[root].class_map:
+            notes.append(f"{name}: teacher '{root}' maps its classes onto others: {' and '.join(wanted)} are left out")
         elif len(domains) > 1 or others:
             whose = "teachers'" if others else "teacher's"
             notes.append(f"{name}: of its {whose} sources, its baselines are trained on the first, '{domains[0]}'")

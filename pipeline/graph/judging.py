@@ -14,6 +14,7 @@ from schemas.students import Arm
 NO_TRUTH = f"{IMPOSSIBLE} at a label budget of 0"
 NO_START = "its start from the source failed"
 NO_SOURCE = f"{IMPOSSIBLE} where the source of a given teacher is not known"
+OTHER_CLASSES = f"{IMPOSSIBLE} where the source has other classes than the target"
 
 
 def add_teacher_evaluations(graph: Graph, project: Project, name: str) -> None:
@@ -22,7 +23,7 @@ def add_teacher_evaluations(graph: Graph, project: Project, name: str) -> None:
     direct = {student.labels for student in project.spec.students.values()}
     labelled = {project.domain(item) for item in direct if item and project.spec.labels[item].teacher == name}
     targets = [target for target in project.targets_of(name) if target not in (*teacher.domains, *labelled)]
-    for domain in (*teacher.domains, *targets):
+    for domain in (*(() if teacher.class_map else teacher.domains), *targets):
         _add_teacher(graph, project, name, domain)
 
 
@@ -61,9 +62,9 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
         for arm in shown:
             if labels is None and arm != "distilled":
                 continue
-            why = (
-                NO_SOURCE if arm.startswith("source") and source is None else NO_START if arm in possible else NO_TRUTH
-            )
+            why = NO_START if arm in possible else NO_TRUTH
+            if arm.startswith("source") and source is None:
+                why = OTHER_CLASSES if project.maps_classes(student) else NO_SOURCE
             for seed in student.seeds:
                 found = results.get((arm, seed))
                 candidates.append(
@@ -165,7 +166,7 @@ def add_report(graph: Graph, project: Project) -> None:
             ),
             qualities=tuple(done[step].quality for step in evaluations),
             costs=done["costs"].cost if costs else None,
-            notes=tuple(graph.notes),
+            notes=(*graph.notes, *graph.remarks(done)),
         )
 
     graph.add("report", [*(f"labels.{name}" for name in spec.labels), *evaluations, *costs], inputs)

@@ -147,6 +147,11 @@ class Project:
 
         return self.source(self.spec.students[name]) if get_method(self.normal.method[name]).needs.source else None
 
+    def maps_classes(self, student: Student) -> bool:
+        """Whether the student's teacher was trained on other classes than it speaks of."""
+        teacher = None if student.labels is None else self.said_by(student.labels)[0]
+        return teacher is not None and bool(self.spec.teachers[self.root(teacher)].class_map)
+
     def arms(self, name: str) -> list[Arm]:
         """The arms of a student's comparison that its spec makes possible."""
         student = self.spec.students[name]
@@ -156,7 +161,7 @@ class Project:
         for baseline in self.spec.evaluation.baselines:
             if baseline == "no-teacher" and (student.labels is None or nothing):
                 continue
-            if baseline.startswith("source") and self.source(student) is None:
+            if baseline.startswith("source") and (self.source(student) is None or self.maps_classes(student)):
                 continue
             if baseline == "source-finetuned" and nothing:
                 continue

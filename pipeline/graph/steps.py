@@ -36,6 +36,8 @@ class Graph:
     steps: dict[str, Step] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What people must know about how the spec was understood."""
+    remarks: Callable[[Outputs], list[str]] = lambda done: []
+    """The same, as far as it follows from outputs that exist."""
 
     def add(
         self,

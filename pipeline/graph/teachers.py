@@ -9,6 +9,7 @@ from schemas.errors import SpecError
 from schemas.labels import Fusion, LabelsInputs, Names
 from schemas.spec import Adapt
 from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
+from stages.classes import reordered
 
 
 def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:
@@ -160,9 +161,9 @@ def classes_of(
         classes = done[f"domains.{domain}"].classes
         if classes is None:
             raise SpecError(f"teachers.{name} is to be trained on '{domain}', which has no labels")
-        if own is not None and classes != own:
+        if own is not None and set(classes) != set(own):
             raise SpecError(_mismatch(f"teachers.{name}", own, f"domain '{domain}'", classes))
-        own = classes
+        own = own or classes
     if own is None and wanted:
         own = next(iter(wanted.values()))
     if own is None:
@@ -170,9 +171,28 @@ def classes_of(
     if teacher.class_map:
         return own, _mapped(name, teacher.class_map, own, wanted)
     for target, classes in wanted.items():
-        if classes != own:
+        if set(classes) != set(own):
             raise SpecError(_mismatch(f"teachers.{name}", own, f"domain '{target}'", classes))
     return own, own
+
+
+def order_notes(project: Project, done: Outputs) -> list[str]:
+    """Which domains name the classes of a teacher, or of given labels, in another order: as far as theirs are known."""
+    spec, notes = project.spec, list[str]()
+    classes = {name: domain.classes for name, domain in spec.domains.items()}
+    classes |= {name: done[step].classes for name in classes if (step := f"domains.{name}") in done}
+    for name, teacher in spec.teachers.items():
+        own = teacher.classes or next((found for domain in teacher.domains if (found := classes.get(domain))), None)
+        if own is None or teacher.class_map:
+            continue
+        for domain in dict.fromkeys((*teacher.domains, *project.heirs(name))):
+            if (theirs := classes.get(domain)) and theirs != own and set(theirs) == set(own):
+                notes.append(reordered(f"teachers.{name}", f"domain '{domain}'"))
+    for name, given in project.given.items():
+        domain, own = project.domain(name), given.schema.classes
+        if (theirs := classes.get(domain)) and theirs != own and set(theirs) == set(own):
+            notes.append(reordered(f"labels.{name}", f"domain '{domain}'"))
+    return notes
 
 
 def _mapped(
@@ -191,14 +211,12 @@ def _mapped(
         empty = [item for item in classes if item not in class_map.values()]
         if empty:
             raise SpecError(f"{where} leads nothing to {', '.join(empty)} of domain '{target}'")
-        if classes != mapped:
+        if set(classes) != set(mapped):
             raise SpecError(_mismatch(f"domain '{next(iter(wanted))}'", mapped, f"domain '{target}'", classes))
     return mapped
 
 
 def _mismatch(one: str, ours: tuple[str, ...], other: str, theirs: tuple[str, ...]) -> str:
-    if sorted(ours) == sorted(theirs):
-        return f"{one} and {other} have the same classes in another order: give {other} `classes` in the order of {one}"
     only_ours, only_theirs = [c for c in ours if c not in theirs], [c for c in theirs if c not in ours]
     return (
         f"the classes of {one} and {other} do not match (only the first: {_shown(only_ours)}; only the second: "

@@ -24,6 +24,10 @@ Publisher = Annotated[str, typer.Option(help="Who says so, shown on the label ca
 Quality = Annotated[
     list[str] | None, typer.Option(metavar="NAME=FIGURE", help="A figure of the teacher: 'accuracy on target=0.958'.")
 ]
+Measured = Annotated[
+    str | None,
+    typer.Option(metavar="WORKSPACE", help="Take the teacher's figures from the evaluations of a finished run."),
+]
 Sign = Annotated[
     Path | None,
     typer.Option("--sign", metavar="KEY", help="Private Ed25519 key to sign the tag with."),
@@ -43,6 +47,7 @@ def publish(
     notes: Notes = "",
     publisher: Publisher = "",
     quality: Quality = None,
+    measured: Measured = None,
     sign: Sign = None,
     as_json: AsJson = False,
     endpoint_url: Endpoint = None,
@@ -56,7 +61,8 @@ def publish(
     elif sign is not None:
         raise SpecError("--sign signs a tag: give its name with --tag")
     labels = open_set(store, name, endpoint_url)
-    entry = _entry(labels, tag, licence, notes, publisher, quality, sign)
+    figures = _figures(labels, quality, measured, endpoint_url)
+    entry = _entry(labels, tag, licence, notes, publisher, figures, sign)
     place = new_store(to, to_endpoint_url or endpoint_url)
     said = _copied(labels, place)
     if tag is not None:
@@ -86,6 +92,7 @@ def tag(
     notes: Notes = "",
     publisher: Publisher = "",
     quality: Quality = None,
+    measured: Measured = None,
     sign: Sign = None,
     as_json: AsJson = False,
     endpoint_url: Endpoint = None,
@@ -96,7 +103,8 @@ def tag(
 
     if tag is not None:
         labels = open_set(store, name, endpoint_url)
-        entry = _entry(labels, tag, licence, notes, publisher, quality, sign)
+        figures = _figures(labels, quality, measured, endpoint_url)
+        entry = _entry(labels, tag, licence, notes, publisher, figures, sign)
         number = put_tag(labels.store.place, tag, entry)
         said = {"store": labels.store.place.uri, "fingerprint": labels.fingerprint, "tag": f"{tag}@v{number}"}
         _tell(said, as_json)
@@ -119,20 +127,11 @@ def _entry(
     licence: str,
     notes: str,
     publisher: str,
-    quality: list[str] | None,
+    figures: dict[str, float],
     key: Path | None,
 ) -> Tag:
     from schemas.labels import Tag
 
-    figures = {}
-    for item in quality or ():
-        name, _, value = item.rpartition("=")
-        try:
-            figures[name] = float(value)
-        except ValueError:
-            name = ""
-        if not name:
-            raise SpecError(f"--quality {item}: give it as NAME=FIGURE, such as 'accuracy on target=0.958'")
     entry = Tag(
         fingerprint=labels.fingerprint,
         digest=labels.digest,
@@ -146,6 +145,29 @@ def _entry(
     from stages.labels.signing import sign
 
     return sign(tag, entry, key)
+
+
+def _figures(
+    labels: LabelSet, quality: list[str] | None, measured: str | None, endpoint_url: str | None
+) -> dict[str, float]:
+    """The teacher's figures: as measured, then as given. Raises SpecError for one that is none."""
+    figures: dict[str, float] = {}
+    if measured is not None:
+        from schemas.spec import Storage
+        from stages.evaluation.reader import teacher_figures
+        from stages.places import Place
+
+        workspace = Place(measured, Storage(endpoint_url=endpoint_url))
+        figures |= teacher_figures(workspace, labels.digest, labels.manifest.teacher)
+    for item in quality or ():
+        name, _, value = item.rpartition("=")
+        try:
+            figures[name] = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise SpecError(f"--quality {item}: give it as NAME=FIGURE, such as 'accuracy on target=0.958'")
+    return figures
 
 
 def _copied(labels: LabelSet, place: Place) -> dict[str, str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,6 +173,13 @@ class Budget:
     """int64 rows of the domain."""
     validation_truth: np.ndarray
     """int32 class numbers."""
+
+    def renumbered(self, numbers: np.ndarray | None) -> Budget:
+        """The same truth, where the classes have other numbers; none: as it is."""
+        if numbers is None:
+            return self
+        train, validation = (numbers[truth].astype(np.int32) for truth in (self.train_truth, self.validation_truth))
+        return replace(self, train_truth=train, validation_truth=validation)
 
 
 def read_truth(place: Place, ref: TruthRef) -> tuple[np.ndarray, tuple[str, ...]]:

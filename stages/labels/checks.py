@@ -12,9 +12,9 @@ from schemas.artifacts import HeldOut, LabelSetRef
 from schemas.base import Part
 from schemas.errors import StoreError, UserError
 from schemas.labels import LabelsInputs
+from stages.classes import class_columns, reordered
 from stages.context import Context
 from stages.domains.seen import Seen, check_held_out, together
-from stages.labels.classes import class_columns, reordered
 from stages.labels.reader import LabelSet
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import StoreError
+from stages.classes import class_columns
 from stages.labels.alignment import as_bytes, positions_of
-from stages.labels.classes import class_columns
 from stages.labels.reader import LabelSet
 
 BATCH = 4096

@@ -22,11 +22,11 @@ from schemas.encodings import Encoding, LowRank
 from schemas.errors import StoreError
 from schemas.labels import Fusion, LabelsInputs, Names, Receipt, Replay, Requirements, SetManifest, UnitPlan
 from stages.artifacts import package_version
+from stages.classes import class_columns, reordered
 from stages.context import Context
 from stages.domains.seen import together
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows, hashes
-from stages.labels.classes import class_columns, reordered
 from stages.labels.encodings import check_temperatures, difficulty_fields, label_schema
 from stages.labels.lots import ABSENT, Lot, Rows, lots_of_parents, lots_of_samples
 from stages.labels.mixture import label_weights, mixed

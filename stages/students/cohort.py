@@ -22,6 +22,7 @@ from schemas.errors import DataError
 from schemas.spec import Storage
 from schemas.students import SourceInputs
 from stages.artifacts import find_artifact
+from stages.classes import class_numbers
 from stages.places import Place
 from stages.progress import Reporter
 from stages.students.feed import Feed, SourceDomain
@@ -183,7 +184,14 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
             raise DataError(f"label set {labels.manifest.fingerprint[:12]} holds other views than the cohort reads")
         check_replays(labels, get_task(asked.task), samples)
     draws = {fit.budget: fit.student.budget for fit in fits if fit.budget and fit.student.budget}
-    budgets = {digest: read_budget(place(ref), ref) for digest, ref in draws.items()}
+    known = samples.manifest.classes or asked.classes
+    if differing := set(known) ^ set(asked.classes):
+        raise DataError(
+            f"the domain has {len(known)} classes and the students have {len(asked.classes)}, which are not the same "
+            f"(first: {min(differing)!a}): give both the same `classes`"
+        )
+    numbers = class_numbers(known, asked.classes)
+    budgets = {digest: read_budget(place(ref), ref).renumbered(numbers) for digest, ref in draws.items()}
     rows = RowStream(
         positions=np.flatnonzero(split == TRAIN),
         offsets=samples.offsets,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError, ModelError
 from schemas.spec import Storage
 from schemas.teachers import LabelledDomain
+from stages.classes import class_numbers
 from stages.domains.reader import Samples, read_budget
 from stages.places import Place
 from stages.random import Draws
@@ -25,16 +26,21 @@ class LabelledRows:
     """Samples with the truth that may be seen, and nothing of what may not."""
 
     def __init__(self, domains: Sequence[LabelledDomain], classes: tuple[str, ...], storage: Storage) -> None:
-        """Open the domains. Raises DataError without a row to train on, ModelError for other classes."""
+        """Open the domains; their truth counts in `classes`, whatever order their own stand in.
+
+        Raises DataError without a row to train on, ModelError for other classes.
+        """
         opened = [Samples.open(Place(domain.samples.uri, storage), domain.samples) for domain in domains]
-        for samples in opened:
-            known = samples.manifest.classes
-            if known is not None and known != classes:
+        budgets = []
+        for domain, samples in zip(domains, opened, strict=True):
+            known = samples.manifest.classes or classes
+            if set(known) != set(classes):
                 raise ModelError(
                     f"the model speaks of {len(classes)} classes ({', '.join(classes[:5])}, …), the domain of "
-                    f"{len(known)} ({', '.join(known[:5])}, …): give both the same `classes` in one order"
+                    f"{len(known)} ({', '.join(known[:5])}, …): give both the same `classes`"
                 )
-        budgets = [read_budget(Place(domain.budget.uri, storage), domain.budget) for domain in domains]
+            budget = read_budget(Place(domain.budget.uri, storage), domain.budget)
+            budgets.append(budget.renumbered(class_numbers(known, classes)))
         self._samples = opened
         self._starts = np.cumsum([0, *(samples.rows for samples in opened)], dtype=np.int64)
         starts = self._starts[:-1]

@@ -123,6 +123,15 @@ def test_names_that_mean_nothing(world: Path, labels: dict[str, Any], message: s
     assert not lock_path(load_spec(world)).with_stem("borrowed").exists()
 
 
+def test_classes_that_the_spec_names_are_compared_at_once(world: Path, tmp_path: Path) -> None:
+    borrowed, workspace = borrow(world), str(tmp_path / "w")
+    with pytest.raises(SpecError, match=r"labels.said: the label set \(3 classes\) .* 2 stand .*first: 'slope'"):
+        plan(borrowed, workspace, ["domains.target.classes=[across, down, up]"])
+    planned = plan(borrowed, workspace, ["domains.target.classes=[slope, across, down]"])
+    note = "labels.said and domain 'target' have the same classes in another order: they are read by their names"
+    assert note in planned.notes
+
+
 def failed(spec: Path, workspace: Path) -> tuple[CrossdistillError, Plan]:
     """Why the labels step of a run failed; nothing was trained."""
     result = run(spec, str(workspace))

@@ -124,7 +124,7 @@ OWN = ("cat", "dog", "oak")
         ),
         ({"cat": "animal"}, ("animal", "plant"), "leads nothing to plant of domain 'target'"),
         ({}, ("cat", "dog", "oak"), None),
-        ({}, ("dog", "cat", "oak"), "the same classes in another order"),
+        ({}, ("dog", "cat", "oak"), None),
         ({}, ("cat", "dog", "elm"), "only the first: oak; only the second: elm"),
     ],
 )
@@ -136,10 +136,39 @@ def test_classes_of_a_given_teacher(
     project = _project(value, tmp_path)
     done = {"domains.target": SimpleNamespace(classes=target)}
     if said is None:
-        assert classes_of(project, done, "big", ["target"]) == (OWN, target)
+        assert classes_of(project, done, "big", ["target"]) == (OWN, target if class_map else OWN)
     else:
         with pytest.raises(SpecError, match=said):
             classes_of(project, done, "big", ["target"])
+
+
+def test_classes_in_another_order_are_noted_once_they_are_known(value: dict[str, Any], tmp_path: Path) -> None:
+    graph = graph_of(value, tmp_path)
+    assert graph.remarks({}) == []
+    packed = {
+        "domains.source": SimpleNamespace(classes=("a", "b")),
+        "domains.target": SimpleNamespace(classes=("b", "a")),
+    }
+    said = ["teachers.big and domain 'target' have the same classes in another order: they are read by their names"]
+    assert graph.remarks(packed) == said
+    value["domains"]["source"]["classes"], value["domains"]["target"]["classes"] = ["x", "y"], ["y", "x"]
+    assert graph_of(value, tmp_path).remarks({}) == said
+    assert graph_of(value, tmp_path).remarks(packed) == said
+    value["domains"]["target"]["classes"] = ["x", "y"]
+    assert graph_of(value, tmp_path).remarks({}) == []
+
+
+def test_a_source_of_other_classes_gives_no_baselines(value: dict[str, Any], tmp_path: Path) -> None:
+    value["teachers"]["big"]["class_map"] = {"cat": "animal", "dog": "animal", "oak": "plant"}
+    project = _project(value, tmp_path)
+    assert project.arms("small") == ["distilled", "no-teacher"]
+    graph = graph_of(value, tmp_path)
+    assert "students.small.source" not in graph.steps
+    assert "evaluation.big.source" not in graph.steps
+    assert (
+        "small: teacher 'big' maps its classes onto others: source-only and source-finetuned are left out"
+        in graph.notes
+    )
 
 
 def _project(value: dict[str, Any], tmp_path: Path) -> Project:

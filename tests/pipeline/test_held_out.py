@@ -15,10 +15,10 @@ from schemas.errors import DataError, StoreError
 from schemas.labels import Names, Tag
 from stages.labels.publish import copy_set
 from stages.labels.reader import LabelSet
-from stages.labels.tags import put_tag
+from stages.labels.tags import put_tag, read_tag
 from stages.labels.verify import verify
 from stages.places import Place
-from tests.labels.test_commands import said
+from tests.labels.test_commands import refused, said
 from tests.pipeline.test_given_labels import borrow
 from tests.pipeline.world import write_world
 
@@ -39,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(spec: Path) -> Path:
     value = yaml.safe_load(spec.read_text())
     value["students"] = {"small": {**value["students"]["small"], "seeds": 1}}
-    value["evaluation"] = {"cost": False, "bootstrap": 50, "baselines": ["source-only"]}
+    value["evaluation"] |= {"bootstrap": 50, "baselines": ["source-only"]}
     spec.write_text(yaml.safe_dump(value, sort_keys=False))
     return spec
 
@@ -79,6 +79,21 @@ def test_somebody_elses_teacher_that_saw_what_is_test_here(world: Path) -> None:
     assert "test rows are among the 195" in again
     assert not list(world.parent.glob("borrowed.workspace/artifacts/students/*/artifact.json"))
     load_spec(borrowed).path.with_suffix(".lock").unlink()
+
+
+def test_figures_of_a_run_go_with_the_name(world: Path, tmp_path: Path) -> None:
+    """Those of the teacher on the target, by its labels; another's workspace has none."""
+    (table,) = (out.table for name, out in plan(world).outputs.items() if name == "evaluation.small")
+    (teacher,) = (arm.seeds[0] for arm in table.arms if arm.arm == "teacher")
+    shared, workspace = str(world.parent / "shared"), str(world.parent / "spec.workspace")
+    said("tag", shared, "bars", "measured", "--measured", workspace, "--quality", "mine=0.5")
+    entry = read_tag(Place(shared), "measured")[1]
+    assert entry.quality == {
+        "accuracy on target": teacher.final["accuracy"],
+        "accuracy on target, selection": teacher.selection["accuracy"],
+        "mine": 0.5,
+    }
+    assert "holds no evaluation of that teacher" in refused("tag", shared, "bars", "no", "--measured", str(tmp_path))
 
 
 def test_a_set_tells_what_its_teachers_saw(world: Path, tmp_path: Path) -> None:

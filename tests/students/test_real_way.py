@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from schemas.artifacts import BudgetRef, LabelSetRef, SplitRef
 from schemas.base import Part
 from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
+from schemas.errors import DataError
 from schemas.labels import LabelsInputs
-from schemas.spec import LabelBudget, Resources, Source, Split, Training
+from schemas.spec import LabelBudget, Resources, Source, Split, Storage, Training
 from schemas.students import CohortInputs, SourceInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
 from stages.base import get_stage
@@ -22,8 +24,12 @@ from stages.context import Context
 from stages.domains.reader import read_budget
 from stages.places import Place
 from stages.students import stage
+from stages.students.cohort import open_feed
+from stages.students.feed import Feed
+from stages.students.fit import Fit, Order
 from stages.students.methods import METHODS
 from stages.students.stage import STUDENTS
+from stages.tasks import get_task
 from tests.students.toy import EXAMPLES
 
 TASK = Part.model_validate({"name": "image-classification", "image_size": 8, "channels": 1})
@@ -99,6 +105,33 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
 
 def local(folder: Path) -> Context:
     return Context(workspace=Place(str(folder)), resources=Resources(mode="local"))
+
+
+def test_truth_and_labels_are_read_by_the_names_of_their_classes(made: CohortInputs, tmp_path: Path) -> None:
+    """The domain's order is another than that of the students: so are its numbers, and the columns of its labels."""
+    other = made.model_copy(update={"classes": ("c", "a", "b")})
+    plain, moved = (open_first(inputs, tmp_path) for inputs in (made, other))
+    for digest, budget in plain.budgets.items():
+        for name in ("train_truth", "validation_truth"):
+            theirs, ours = getattr(moved.budgets[digest], name), getattr(budget, name)
+            assert [other.classes[n] for n in theirs] == [made.classes[n] for n in ours]
+            assert theirs.dtype == np.int32
+    (labels,) = plain.label_sets
+    said = [feed.shared(0, {labels: ()}).teachers[labels].dense() for feed in (plain, moved)]
+    assert torch.equal(said[1], said[0][:, [2, 0, 1]])
+    with pytest.raises(DataError, match=r"3 classes and the students have 2, .*first: 'c'"):
+        open_first(made.model_copy(update={"classes": ("a", "b")}), tmp_path)
+
+
+def open_first(inputs: CohortInputs, folder: Path) -> Feed:
+    """The inputs of a cohort's first two students."""
+    task, here = get_task(inputs.task), torch.device("cpu")
+    fits = []
+    for student in inputs.students[:2]:
+        alone = inputs.model_copy(update={"students": (student,)})
+        order = Order(alone, "0" * 32, Place(str(folder)), {}, "students", 1)
+        fits.append(Fit(order, task, Storage(), here))
+    return open_feed(fits, Storage(), here)
 
 
 def test_students_of_a_real_store(made: CohortInputs, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_what_cannot_be_trained(local_context: Context, world: tuple[Domain, Dom
     with pytest.raises(ModelError, match="has no weights to train"):
         run(local_context, trained(world[0], model="image_factories:brightness"))
     with pytest.raises(ModelError, match="the same `classes`"):
-        run(local_context, trained(world[0], classes=("left", "right", "middle")))
+        run(local_context, trained(world[0], classes=("left", "right", "top")))
     with pytest.raises(SpecError, match="needs a `model`"):
         run(local_context, trained(world[0]).model_copy(update={"model": None}))
     unlabelled = Domain(local_context, tmp_path, rows=60, seed=5, budget=0)

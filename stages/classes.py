@@ -23,10 +23,20 @@ def class_columns(theirs: Sequence[str], ours: Sequence[str], who: str, whom: st
             f"{len(differing)} stand on one side only (first: {differing[0]!a}). Name them alike, or give the "
             "teacher a `class_map` onto the target's classes"
         )
-    places = {name: number for number, name in enumerate(theirs)}
-    return np.array([places[name] for name in ours], np.int64)
+    return _places(theirs, ours)
+
+
+def class_numbers(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:
+    """Our number of each of their classes; None where they stand alike. Both have the same ones."""
+    return None if tuple(theirs) == tuple(ours) else _places(ours, theirs)
 
 
 def reordered(who: str, whom: str) -> str:
     """What is told of classes that were remapped."""
     return f"{who} and {whom} have the same classes in another order: they are read by their names"
+
+
+def _places(names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
+    """Where each wanted name stands among some."""
+    places = {name: number for number, name in enumerate(names)}
+    return np.array([places[name] for name in wanted], np.int64)
