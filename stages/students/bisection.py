@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
+RESTARTS = 1
+"""How often a group that died is started again as it is: a node may be lost by chance."""
 Member = TypeVar("Member", bound=Hashable)
 
 
@@ -21,7 +23,7 @@ def bisect(
     it has done. A process may also die by chance or of too many members at once: then the halves simply get through.
     """
     found: dict[Member, str] = {}
-    todo: list[tuple[Sequence[Member], int]] = [(members, 1)]
+    todo: list[tuple[Sequence[Member], int]] = [(members, RESTARTS)]
     while todo:
         group, restarts = todo.pop(0)
         group = left(group)
@@ -36,5 +38,5 @@ def bisect(
             continue
         half = (len(group) + 1) // 2
         # Only a member that is alone is found guilty, and then of two deaths: none may be by chance.
-        todo = [(part, 1 if len(part) == 1 else 0) for part in (group[:half], group[half:])] + todo
+        todo = [(part, RESTARTS if len(part) == 1 else 0) for part in (group[:half], group[half:])] + todo
     return found

@@ -17,7 +17,7 @@ from stages.students import cohort
 from stages.students.fit import Fit
 from stages.students.memory import HostMemory, host_free
 from stages.students.stage import STUDENTS
-from tests.students.test_cohort import FIVE, digests
+from tests.students.test_cohort import SIX, digests
 from tests.students.world import World, cohort_of, student
 
 
@@ -64,22 +64,22 @@ def contexts(folder: Path, told: list[Event]) -> Context:
     return Context(workspace=Place(str(folder)), resources=Resources(mode="local"), sink=told.append)
 
 
-@pytest.mark.parametrize(("limit", "together"), [(2, 1), (3, 2), (6, 5)])
+@pytest.mark.parametrize(("limit", "together"), [(2, 1), (3, 2), (7, 6)])
 def test_a_cohort_that_splits_gives_the_same_students(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, memory: Counted, limit: int, together: int
 ) -> None:
     World().use(monkeypatch)
-    whole = STUDENTS.run(contexts(tmp_path / "whole", []), cohort_of(*FIVE))
+    whole = STUDENTS.run(contexts(tmp_path / "whole", []), cohort_of(*SIX))
     memory.limit, memory.built, memory.most = limit, [], 0
     told: list[Event] = []
-    split = STUDENTS.run(contexts(tmp_path / "split", told), cohort_of(*FIVE))
+    split = STUDENTS.run(contexts(tmp_path / "split", told), cohort_of(*SIX))
     assert digests(split) == digests(whole)
     assert [one.history for one in split.students] == [one.history for one in whole.students]
     warnings = [event.message for event in told if event.kind == "warning"]
-    if together == len(FIVE):
+    if together == len(SIX):
         assert warnings == []
     else:
-        assert warnings[0].startswith(f"{together} of 5 students fit into memory at once")
+        assert warnings[0].startswith(f"{together} of 6 students fit into memory at once")
         assert memory.given_back == len(warnings)
     assert memory.most <= together + 1, "one more was built at most, and taken back"
 
@@ -117,15 +117,22 @@ def test_memory_that_ends_beside_others_is_no_failure(
             raise MemoryError("never enough")
         step(self, *batches)
 
-    whole = STUDENTS.run(contexts(tmp_path / "whole", []), cohort_of(*FIVE))
+    whole = STUDENTS.run(contexts(tmp_path / "whole", []), cohort_of(*SIX))
     monkeypatch.setattr(Fit, "step", needs_all)
     told: list[Event] = []
-    found = STUDENTS.run(contexts(tmp_path / "found", told), cohort_of(*FIVE)).students
-    assert [one.failure for one in found] == [None, None, "MemoryError: never enough (after 0 of 14 steps)", None, None]
+    found = STUDENTS.run(contexts(tmp_path / "found", told), cohort_of(*SIX)).students
+    assert [one.failure for one in found] == [
+        None,
+        None,
+        "MemoryError: never enough (after 0 of 14 steps)",
+        None,
+        None,
+        None,
+    ]
     assert [one.name for one in found if one.model is None] == ["none"]
     digest = {one.name: one.model.digest for one in whole.students if one.model}
     assert all(digest[one.name] == one.model.digest for one in found if one.model)
-    assert any("1 of 5 students fit into memory at once" in event.message for event in told)
+    assert any("1 of 6 students fit into memory at once" in event.message for event in told)
 
 
 def test_the_host_is_measured() -> None:
