@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from pipeline.graph.project import Project
+from pipeline.graph.project import ALONE, Project
 from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
@@ -36,6 +36,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
+        problems += [*_cohort_faults(spec), *_halving_faults(spec)]
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -96,7 +97,7 @@ def _references(spec: Spec) -> Iterator[str]:
             if parent in spec.labels and own != other:
                 yield f"labels.{name}: it speaks of domain '{own}', and '{parent}', which it fuses, of '{other}'"
     for name, student in spec.students.items():
-        where = f"students.{name}"
+        where = spec.where(name)
         yield from missing(f"{where}.labels", "label set", student.labels, spec.labels)
         yield from missing(f"{where}.domain", "domain", student.domain, spec.domains)
         if student.labels is None and student.method.name != "none":
@@ -148,7 +149,7 @@ def _task_faults(spec: Spec) -> Iterator[str]:
     for name, domain in spec.domains.items():
         for problem in check_source(domain.from_, domain.columns, task.roles):
             yield f"domains.{name}: {problem}"
-    for where, part in _models(spec):
+    for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:
             try:
                 code_digest(part)
@@ -205,7 +206,9 @@ def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collectio
             try:
                 get_method(student.method).needs.check_labels(encoding, beside)
             except UserError as error:
-                yield from (f"students.{name}.method: '{student.method.name}': {problem}" for problem in error.problems)
+                yield from (
+                    f"{spec.where(name)}.method: '{student.method.name}': {problem}" for problem in error.problems
+                )
 
 
 def _source_faults(spec: Spec) -> Iterator[str]:
@@ -215,9 +218,46 @@ def _source_faults(spec: Spec) -> Iterator[str]:
     project = Project(spec, normal_parts(spec), {}, {})
     for name, student in spec.students.items():
         if get_method(student.method).needs.source and project.source(student) is None:
+            where = f"{spec.where(name)}.method: '{student.method.name}'"
             yield (
-                f"students.{name}.method: '{student.method.name}' reads rows of the source domain, and there is none: "
+                f"{where} reads rows of the source domain, and there is none: "
                 "give it labels of a teacher that was trained on another domain here"
+            )
+
+
+def _cohort_faults(spec: Spec) -> Iterator[str]:
+    """Students that are pinned to one cohort and read different streams."""
+    project = Project(spec, normal_parts(spec), {}, {})
+    first: dict[str, str] = {}
+    for name, student in spec.students.items():
+        if not student.cohort or student.cohort in ALONE:
+            continue
+        other = first.setdefault(student.cohort, name)
+        ours, theirs = (
+            {"domain": project.target(spec.students[who]), **project.stream_settings(who, on_source=False)}
+            for who in (name, other)
+        )
+        if differing := [key for key in ours if ours[key] != theirs[key]]:
+            key = differing[0]
+            yield (
+                f"{spec.where(name)}.cohort: '{student.cohort}' cannot hold both {other} and {name}: a cohort reads "
+                f"one stream, and their `{key}` differs ({theirs[key]} and {ours[key]}): give them the same, or leave "
+                "out `cohort`"
+            )
+
+
+def _halving_faults(spec: Spec) -> Iterator[str]:
+    """Grids to be halved by a selection quality that there is not."""
+    project = Project(spec, normal_parts(spec), {}, {})
+    for name, student in spec.students.items():
+        if student.halving is None:
+            continue
+        domain = spec.domains[project.target(student)]
+        nothing = domain.label_budget is not None and domain.label_budget.validation == 0
+        if nothing or (domain.split is not None and domain.split.validation == 0):
+            yield (
+                f"{spec.where(name)}.halving compares by selection quality, and domain '{project.target(student)}' has "
+                "no validation labels: give it some (`label_budget`, `split`), or leave `halving` out"
             )
 
 
@@ -240,11 +280,11 @@ def _models(spec: Spec) -> Iterator[tuple[str, str]]:
         if teacher.model is not None:
             yield f"teachers.{name}.model", teacher.model.name
     for name, student in spec.students.items():
-        yield f"students.{name}.model", student.model.name
+        yield f"{spec.where(name)}.model", student.model.name
 
 
 def _weights_faults(spec: Spec) -> Iterator[str]:
-    for where, uri in _weights(spec):
+    for where, uri in dict.fromkeys(_weights(spec)):
         folder, _, file = uri.rpartition("/")
         try:
             found = Place(folder, spec.storage).stat(file)
@@ -260,7 +300,7 @@ def _weights(spec: Spec) -> Iterator[tuple[str, str]]:
             yield f"teachers.{name}.weights", teacher.weights
     for name, student in spec.students.items():
         if student.weights is not None:
-            yield f"students.{name}.weights", student.weights
+            yield f"{spec.where(name)}.weights", student.weights
 
 
 def read_givens(loaded: LoadedSpec, workspace: Place) -> tuple[dict[str, str], dict[str, WeightsRef]]:

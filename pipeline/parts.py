@@ -62,7 +62,7 @@ def normal_parts(spec: Spec) -> NormalParts:
         settings = checked(task.Augmentation, labels.views.settings, f"labels.{name}.views.settings")
         parts.views[name] = labels.views.model_copy(update={"settings": settings})
     for name, student in spec.students.items():
-        where = f"students.{name}"
+        where = spec.where(name)
         parts.student_preprocessing[name] = checked(task.Preprocessing, student.preprocessing, f"{where}.preprocessing")
         parts.student_training[name] = training(student.training, where)
         try:

@@ -21,6 +21,7 @@ from schemas.canonical import identity
 from schemas.errors import ContractError, SpecError, StoreError, UserError
 from schemas.runs import StepRecord
 from stages.base import get_stage
+from stages.code import one_look
 from stages.context import Context
 
 State = Literal["present", "missing", "damaged", "unknown"]
@@ -89,6 +90,11 @@ def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False, upd
 
     Raises SpecError with every fault found, PlaceError for an unsafe place.
     """
+    with one_look():
+        return _make(loaded, context, look_only, update_lock)
+
+
+def _make(loaded: LoadedSpec, context: Context, look_only: bool, update_lock: bool) -> Plan:
     check_spec(loaded, context.workspace)
     if not look_only:
         check_places(loaded, context.workspace)

@@ -29,27 +29,33 @@ TIMEOUT_S = 120
 
 def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) -> list[str]:
     """One sentence for every model that does not build or gives another shape."""
-    wanted = dict(_wanted(loaded, outputs))
+    asked: dict[bytes, tuple[ProbeInputs, list[str]]] = {}  # the points of a grid mostly ask for one and the same model
+    for where, inputs in _wanted(loaded, outputs):
+        asked.setdefault(inputs.to_json(), (inputs, []))[1].append(where)
     verdicts: dict[str, ProbeVerdict] = {}
-    new: dict[str, tuple[str, ProbeInputs]] = {}
-    for where, inputs in wanted.items():
+    new: dict[str, ProbeInputs] = {}
+    places: dict[str, list[str]] = {}
+    for inputs, wheres in asked.values():
         key = probe_key(inputs)
+        places.setdefault(key, []).extend(wheres)
         verdict = readable(ProbeVerdict, context.workspace.read_or_none(f"probes/models/{key}.json"))
         if verdict is not None:
-            verdicts[where] = verdict
+            verdicts[key] = verdict
         else:
-            new[where] = (key, inputs)
+            new[key] = inputs
     if new:
-        distinct = dict(new.values())
-        context.tell("note", f"trying {', '.join(dict.fromkeys(item.model.name for item in distinct.values()))}")
-        found = dict(zip(distinct, _run(loaded, list(distinct.values())), strict=True))
-        for where, (key, _) in new.items():
-            verdict = found[key]
+        context.tell("note", f"trying {', '.join(dict.fromkeys(item.model.name for item in new.values()))}")
+        for key, verdict in zip(new, _run(loaded, list(new.values())), strict=True):
             if verdict.problem is None:  # a fault may lie in the environment: it is tried again
                 context.workspace.remove(f"probes/models/{key}.json")  # what stands there is damaged
                 context.workspace.put_new(f"probes/models/{key}.json", verdict.to_json())
-            verdicts[where] = verdict
-    return [f"{where}: {verdict.problem}" for where, verdict in verdicts.items() if verdict.problem]
+            verdicts[key] = verdict
+    return [
+        f"{where}: {verdicts[key].problem}"
+        for key in verdicts
+        if verdicts[key].problem
+        for where in dict.fromkeys(places[key])
+    ]
 
 
 def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, ProbeInputs]]:
@@ -82,7 +88,7 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
         domain = spec.domain_of(student.labels) if student.labels else student.domain
         known = classes_of(domain)
         yield (
-            f"students.{name}.model",
+            f"{spec.where(name)}.model",
             ProbeInputs(
                 task=normal.task,
                 model=student.model,

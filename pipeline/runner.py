@@ -27,7 +27,7 @@ from stages.context import Context
 
 POLL_S = 0.25
 DATA_STAGES = ("domains", "splits", "budgets")
-TRAINING_STAGES = ("teachers", "students")
+TRAINING_STAGES = ("teachers", "halving", "students")
 """Stages that fill as many cores as they are given: those that run at the same time share them."""
 Listener = Callable[[Event], None]
 
@@ -74,9 +74,9 @@ class Selection:
 def _matching(graph: Graph, names: tuple[str, ...]) -> set[str]:
     found: set[str] = set()
     for name in names:
-        steps = {step.name for step in graph.steps.values() if name in (step.stage, step.name)}
+        steps = graph.named(name)
         if not steps:
-            raise SpecError(f"no stage or step is called '{name}'{did_you_mean(name, [*STAGES, *graph.steps])}")
+            raise SpecError(f"no stage or step is called '{name}'{did_you_mean(name, [*STAGES, *graph.names])}")
         found |= steps
     return found
 

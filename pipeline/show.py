@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "step": name,
                 "stage": planned.step.stage,
                 "state": planned.state,
+                "group": planned.step.group,
                 "fingerprints": planned.fingerprints,
                 "why": planned.why,
                 "inputs": planned.inputs.dump() if planned.inputs else None,
@@ -58,6 +60,11 @@ def print_plan(plan: Plan) -> None:
         table.add_row(name, f"[{styles[planned.state]}]{planned.state}[/]", shown, _safe(planned.why))
     console = _console()
     console.print(table)
+    if len(plan.graph.cohorts) > 1 or any(len(cohort.members) > 1 for cohort in plan.graph.cohorts):
+        console.print("")
+        rows = [(item.name, item.stream, _members(plan, item.members)) for item in plan.graph.cohorts]
+        print_table(("cohort", "trains on one stream of", "students"), rows)
+        console.print("")
     for note in plan.notes:
         console.print(f"Note: {_safe(note)}", soft_wrap=True)
     todo = plan.to_do
@@ -67,6 +74,13 @@ def print_plan(plan: Plan) -> None:
         else "Nothing to do: everything exists.",
         soft_wrap=True,
     )
+
+
+def _members(plan: Plan, names: Sequence[str]) -> str:
+    """The students of a cohort, the points of a grid by their number."""
+    points = Counter(point.grid if (point := plan.loaded.spec.students[name].point) else name for name in names)
+    grids = {student.point.grid for student in plan.loaded.spec.students.values() if student.point}
+    return ", ".join(f"{name} ({count} points)" if name in grids else name for name, count in points.items())
 
 
 def print_result(result: RunResult) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.grids import parse_spec, put
 from schemas.errors import SpecError, did_you_mean
 from schemas.spec import SOURCE_KINDS, Spec
 
@@ -59,7 +60,7 @@ def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> LoadedSpec:
     for override in overrides:
         _apply(value, override)
     _absolute(value, path.parent)
-    return LoadedSpec(Spec.parse(value, path.name), path, overrides)
+    return LoadedSpec(parse_spec(value, path.name), path, overrides)
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -125,27 +126,16 @@ def _apply(value: dict[str, Any], override: str) -> None:
         item = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except yaml.YAMLError:
         raise SpecError(f"--set {override}: the value is not valid YAML") from None
-    here: Any = value
-    parts = name.split(".")
-    while len(parts) > 1:
-        take = next(
-            (n for n in range(len(parts) - 1, 0, -1) if isinstance(here, dict) and ".".join(parts[:n]) in here), 1
-        )
-        key, parts = ".".join(parts[:take]), parts[take:]
-        if isinstance(here.get(key), str):  # a part given by its name alone
-            here[key] = {"name": here[key]}
-        inner = here.get(key, {})
-        if not isinstance(inner, dict):
-            raise SpecError(f"--set {override}: '{key}' holds {inner!r}, which has no parts")
-        here[key] = dict(inner)  # a copy: an anchor's mapping may stand in other places too
-        here = here[key]
-    here[parts[0]] = item
+    try:
+        put(value, name, item)
+    except SpecError as error:
+        raise SpecError(f"--set {override}: {error}") from None
 
 
 def _absolute(value: dict[str, Any], folder: Path) -> None:
     """Make relative places absolute, in place: they are relative to the file that names them."""
 
-    def place(holder: Any, key: str) -> None:
+    def place(holder: Any, key: Hashable) -> None:
         item = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(item, str):
             if item and "://" not in item:
@@ -165,6 +155,12 @@ def _absolute(value: dict[str, Any], folder: Path) -> None:
                 place(source, kind)
     for part in (*each("teachers"), *each("students")):
         place(part, "weights")
+        grid = part.get("grid") if isinstance(part, dict) else None
+        if isinstance(grid, dict) and isinstance(grid.get("weights"), list):
+            held = dict(enumerate(grid["weights"]))
+            for number in held:
+                place(held, number)
+            grid["weights"] = list(held.values())
     for part in each("labels"):
         place(part, "from")
     place(value, "store")

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from schemas.artifacts import BudgetRef, LabelSetRef, ModelRef, Ref, SamplesRef, SplitRef, TruthRef
 from schemas.base import Contract, Digest, Document, Name, Part
 from schemas.spec import Evaluation
-from schemas.students import Arm
+from schemas.students import Arm, Stopped
 
 IMPOSSIBLE = "impossible"
 """A reason that begins so: the arm cannot be, and was not tried."""
@@ -42,6 +42,8 @@ class Candidate(Contract):
     """What it said about the domain."""
     failure: str | None = None
     """Why there is no model."""
+    stopped: Stopped | None = None
+    """Where its training was stopped: there is no model, and no fault."""
     budget: BudgetRef | None = None
     """Rows of its own validation budget."""
 
@@ -98,6 +100,8 @@ class SeedQuality(Contract):
     """Share of test rows on which it says what the reference labels say."""
     failure: str | None = None
     """Why there are no figures."""
+    stopped: Stopped | None = None
+    """Where its training was stopped: there are no figures, and no fault."""
 
 
 class ArmQuality(Contract):
@@ -250,6 +254,15 @@ class Section(Contract):
     """Root digest of the set."""
 
 
+class GridSection(Contract):
+    """One grid as shown in the report."""
+
+    name: Name
+    """Name of the student that has the grid."""
+    points: dict[Name, dict[str, Any]]
+    """Values by path of each point, by the name of its student."""
+
+
 class ReportInputs(Document):
     """What is asked of `report`."""
 
@@ -261,6 +274,8 @@ class ReportInputs(Document):
     """Label sets."""
     qualities: Annotated[tuple[QualityRef, ...], Field()] = ()
     """Tables of quality, in the order shown."""
+    grids: tuple[GridSection, ...] = ()
+    """Grids whose points are among them."""
     costs: CostRef | None = None
     """Table of costs."""
     notes: tuple[str, ...] = ()
@@ -278,6 +293,8 @@ class Report(Document):
     """Label sets."""
     qualities: tuple[QualityTable, ...] = ()
     """Tables of quality."""
+    grids: tuple[GridSection, ...] = ()
+    """Grids whose points are among them."""
     costs: CostTable | None = None
     """Table of costs."""
     notes: tuple[str, ...] = ()

@@ -328,6 +328,24 @@ MethodPart = Annotated[Part, BeforeValidator(_method, json_schema_input_type=Par
 """A method with its settings; a list of them, each with a `weight`, stands for their weighted sum."""
 
 
+class Halving(Contract):
+    """Successive halving (Jamieson and Talwalkar 2016): points of a grid whose selection quality is poor end early."""
+
+    rungs: Annotated[int, Field(ge=2)] = 3
+    """Lengths at which the points are compared; the last one is the whole training."""
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the points that goes on from each rung; also the share of a rung's steps that the one before it has."""
+
+
+class Point(Contract):
+    """Which point of which grid a student is."""
+
+    grid: Name
+    """Name of the student that has the grid."""
+    at: dict[str, Any]
+    """The point's values by path."""
+
+
 class Student(Contract):
     """A small model for the target."""
 
@@ -349,6 +367,21 @@ class Student(Contract):
     """Given weights that it and its baselines start from; a head of another size starts anew."""
     preprocessing: dict[str, Any] = {}
     """The task's own settings for how this model wants its input."""
+    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    """Values by path (`method.temperature: [1, 2, 4]`): one student for each combination, as if each were written."""
+    halving: Halving | None = None
+    """Ends poor points of the grid early, by their selection quality alone; left out: all are trained to their end."""
+    cohort: Name | Literal[False] | None = None
+    """Trains with the students that name the same cohort, or by itself (`alone` or false); left out: with all that
+    read the same stream. It changes no result."""
+    point: Point | None = None
+    """Set where a grid becomes its points; refused in a file."""
+
+    @model_validator(mode="after")
+    def _halving_of_a_grid(self) -> Self:
+        if self.halving is not None and not self.grid and self.point is None:
+            raise ValueError("`halving` compares the points of a `grid`: give one, or leave it out")
+        return self
 
 
 Baseline = Literal["no-teacher", "source-only", "source-finetuned"]
@@ -418,3 +451,8 @@ class Spec(Document):
                 return found.domain
             labels = found.fuse[0]
         return None
+
+    def where(self, student: str) -> str:
+        """Where a student stands in the file: the points of a grid where their grid does."""
+        point = self.students[student].point
+        return f"students.{point.grid if point else student}"

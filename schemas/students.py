@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
 from schemas.labels import Views
-from schemas.spec import Training
+from schemas.spec import Halving, Training
 from schemas.teachers import EpochQuality
 
 Arm = Literal["distilled", "no-teacher", "source-only", "source-finetuned"]
@@ -48,10 +48,26 @@ class SourceInputs(Contract):
     """Its splits: only train rows are read."""
 
 
+class Stopped(Contract):
+    """Where a point of a grid was stopped, and by what."""
+
+    rung: PositiveInt
+    """Rung at which it was not among the best, from 1."""
+    rungs: PositiveInt
+    """Rungs in all; the last one is the whole training."""
+    metric: str
+    """Metric of the selection quality that decided."""
+    quality: float
+    """Its mean over the point's seeds, at that rung."""
+
+    def __str__(self) -> str:
+        return f"stopped at rung {self.rung} of {self.rungs}"
+
+
 class StudentInputs(Contract):
     """One student: one model, one method, one seed."""
 
-    circumstance: ClassVar[frozenset[str]] = frozenset({"name", "arm"})
+    circumstance: ClassVar[frozenset[str]] = frozenset({"name", "arm", "stopped"})
 
     name: Name
     """Name for people: the spec's student."""
@@ -77,6 +93,8 @@ class StudentInputs(Contract):
     """Whether labels are read at the temperature that fits the validation budget."""
     start: ModelRef | WeightsRef | None = None
     """Weights to start from; none: initialised by the seed."""
+    stopped: Stopped | None = None
+    """Set where halving ended its point: there is nothing to train."""
 
 
 class CohortInputs(Document):
@@ -106,9 +124,11 @@ class StudentOutputs(Document):
     seed: NonNegativeInt = 0
     """Its seed."""
     model: ModelRef | None
-    """The student; none if its training failed."""
+    """The student; none if its training failed or was stopped."""
     failure: str | None = None
     """Why it failed."""
+    stopped: Stopped | None = None
+    """Where it was stopped."""
     history: tuple[EpochQuality, ...] = ()
     """Quality by epoch on its own validation budget."""
     calibration: PositiveFloat | None = None
@@ -120,3 +140,32 @@ class CohortOutputs(Document):
 
     students: tuple[StudentOutputs, ...]
     """One answer per member, in order."""
+
+
+class HalvingInputs(Document):
+    """What is asked of `halving`: which points of a grid deserve their whole training."""
+
+    halving: Halving
+    """How they are compared."""
+    metric: str
+    """Metric of the task that decides, on each student's own validation budget."""
+    points: Annotated[tuple[CohortInputs, ...], Field(min_length=1)]
+    """The students with a teacher of each point, by seed."""
+
+
+class PointOutcome(Contract):
+    """What halving found of one point."""
+
+    stopped: Stopped | None = None
+    """Where it was stopped; none: it deserves its whole training."""
+    quality: tuple[float | None, ...] = ()
+    """Mean selection quality over the seeds at each rung that it came to; none where no seed came there."""
+    failed: tuple[NonNegativeInt, ...] = ()
+    """Seeds whose training failed on the way: `students` tells why."""
+
+
+class HalvingOutputs(Document):
+    """What `halving` gives."""
+
+    points: tuple[PointOutcome, ...]
+    """By point, in the order asked."""

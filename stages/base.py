@@ -103,6 +103,7 @@ STAGES: dict[str, str] = {
     "budgets": "stages.domains.stage:BUDGETS",
     "teachers": "stages.teachers.stage:TEACHERS",
     "labels": "stages.labels.stage:LABELS",
+    "halving": "stages.students.halving:HALVING",
     "students": "stages.students.stage:STUDENTS",
     "evaluation": "stages.evaluation.stage:EVALUATION",
     "costs": "stages.evaluation.costs:COSTS",

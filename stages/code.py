@@ -10,21 +10,42 @@ from __future__ import annotations
 import ast
 import importlib.machinery
 import importlib.util
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from schemas.canonical import digest
 from schemas.errors import PACKAGES_OURS, ModelError
 
+_LOOKED: ContextVar[dict[str, str] | None] = ContextVar("looked", default=None)
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """In here each source is looked at once: a plan of thirty students asks for the same one hundreds of times."""
+    token = _LOOKED.set({})
+    try:
+        yield
+    finally:
+        _LOOKED.reset(token)
+
 
 def code_digest(target: str) -> str:
     """Digest of the source behind `package.module:attribute`. Raises ModelError if there is no such module."""
-    module_name = target.partition(":")[0]
+    looked = _LOOKED.get()
+    if looked is not None and target in looked:
+        return looked[target]
     seen: dict[str, object] = {}
-    _collect(module_name, target, seen)
-    return digest(dict(seen))
+    _collect(target.partition(":")[0], target, seen)
+    found = digest(dict(seen))
+    if looked is not None:
+        looked[target] = found
+    return found
 
 
 def _collect(module_name: str, target: str, seen: dict[str, object]) -> None:
@@ -116,11 +137,26 @@ def _parse(path: Path, mtime_ns: int, size: int) -> tuple[str, tuple[tuple[str, 
 
 
 @lru_cache(maxsize=1)
-def _distributions() -> dict[str, list[str]]:
-    return dict(packages_distributions())
+def _distributions() -> dict[str, Distribution]:
+    """The distribution that brings each top-level name: what `packages_distributions` finds, ten times as fast.
+
+    That one makes a path object of every installed file.
+    """
+    found: dict[str, Distribution] = {}
+    for distribution in distributions():
+        names = (distribution.read_text("top_level.txt") or "").split()
+        if not names:
+            names = _TOP.findall(distribution.read_text("RECORD") or "")
+        for name in dict.fromkeys(names):
+            found.setdefault(name, distribution)
+    return found
+
+
+_TOP = re.compile(r"^([^/,\n.]+)(?:/|\.py,)", re.MULTILINE)
+"""A top-level package or module in a RECORD."""
 
 
 @lru_cache(maxsize=512)
 def _installed_version(root: str) -> str | None:
-    names = _distributions().get(root)
-    return None if not names else f"{names[0]}=={version(names[0])}"
+    distribution = _distributions().get(root)
+    return None if distribution is None else f"{distribution.name}=={distribution.version}"

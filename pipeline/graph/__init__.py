@@ -12,7 +12,7 @@ from pipeline.graph.data import add_domain
 from pipeline.graph.judging import add_costs, add_report, add_student_evaluation, add_teacher_evaluations
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs, Step
-from pipeline.graph.students import add_student
+from pipeline.graph.students import add_halving, add_student
 from pipeline.graph.teachers import add_labels, add_teacher, order_notes
 from pipeline.lock import Given
 from pipeline.parts import normal_parts
@@ -43,8 +43,11 @@ def build_graph(
         add_teacher(graph, project, name, after=data)
     for name in project.labels_in_order():
         add_labels(graph, project, name)
+    for grid in project.grids:
+        add_halving(graph, project, grid, after=data)
     for name in spec.students:
         add_student(graph, project, name, after=data)
+    graph.cohorts = project.cohorts
     for name in spec.teachers:
         add_teacher_evaluations(graph, project, name)
     for name in spec.students:

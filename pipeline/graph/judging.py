@@ -7,8 +7,19 @@ from typing import Any
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from pipeline.graph.students import classes_for
+from pipeline.grids import point_name
 from schemas.base import Part
-from schemas.evaluation import IMPOSSIBLE, Candidate, CostCandidate, CostInputs, EvaluationInputs, ReportInputs, Section
+from schemas.evaluation import (
+    IMPOSSIBLE,
+    Candidate,
+    CostCandidate,
+    CostInputs,
+    EvaluationInputs,
+    GridSection,
+    ReportInputs,
+    Section,
+)
+from schemas.spec import Student
 from schemas.students import Arm
 
 NO_TRUTH = f"{IMPOSSIBLE} at a label budget of 0"
@@ -58,6 +69,7 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
             budget = done[project.budget(target, first)].budget
             candidates.append(Candidate(arm="teacher", seed=first, labels=reference, budget=budget))
         possible = project.arms(name)
+        stopped = next((out.stopped for out in results.values() if out.stopped), None)
         shown: tuple[Arm, ...] = ("distilled", *project.spec.evaluation.baselines)
         for arm in shown:
             if labels is None and arm != "distilled":
@@ -67,18 +79,20 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
                 why = OTHER_CLASSES if project.maps_classes(student) else NO_SOURCE
             for seed in student.seeds:
                 found = results.get((arm, seed))
+                ended = stopped if found is None and arm in possible else found.stopped if found else None
                 candidates.append(
                     Candidate(
                         arm=arm,
                         seed=seed,
                         model=found.model if found else None,
-                        failure=found.failure if found else why,
+                        failure=found.failure if found else None if ended else why,
+                        stopped=ended,
                         budget=done[project.budget(target, seed)].budget,
                     )
                 )
         return _evaluation(project, done, name, target, tuple(candidates), reference)
 
-    graph.add(f"evaluation.{name}", needs, inputs)
+    graph.add(f"evaluation.{name}", needs, inputs, grid=project.of_grid(name, "evaluation"))
 
 
 def _evaluation(
@@ -125,10 +139,20 @@ def add_costs(graph: Graph, project: Project) -> None:
             if model is not None:
                 classes = classes_for(project, done, name)
                 shape = _architecture(project, student.model, classes, project.normal.student_preprocessing[name])
-                candidates.append(CostCandidate(name=name, model=model, architecture=shape))
+                candidate = CostCandidate(name=_built_like(name, student), model=model, architecture=shape)
+                if (candidate.name, shape) not in [(other.name, other.architecture) for other in candidates]:
+                    candidates.append(candidate)
         return CostInputs(candidates=tuple(candidates), samples=done[samples].samples, host=host_description())
 
     graph.add("costs", needs, inputs)
+
+
+def _built_like(name: str, student: Student) -> str:
+    """What a student's cost goes by: points of a grid that are built alike have one name, and are measured once."""
+    if student.point is None:
+        return name
+    built = {path: item for path, item in student.point.at.items() if path.split(".")[0] in ("model", "preprocessing")}
+    return point_name(student.point.grid, built)
 
 
 def _architecture(
@@ -165,6 +189,10 @@ def add_report(graph: Graph, project: Project) -> None:
                 for name, labels in spec.labels.items()
             ),
             qualities=tuple(done[step].quality for step in evaluations),
+            grids=tuple(
+                GridSection(name=grid, points={name: point.at for name, point in points.items()})
+                for grid, points in project.grids.items()
+            ),
             costs=done["costs"].cost if costs else None,
             notes=(*graph.notes, *graph.remarks(done)),
         )

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from pipeline.graph.steps import Cohort
 from pipeline.lock import Given
 from pipeline.parts import NormalParts
 from schemas.artifacts import WeightsRef
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.labels import Views
-from schemas.spec import Spec, Student
+from schemas.spec import Point, Spec, Student
 from schemas.students import Arm
+
+ALONE = ("alone", False)
+"""Ways to say that a student trains by itself."""
 
 
 @dataclass(frozen=True)
@@ -193,13 +198,66 @@ class Project:
             "preprocessing": self.normal.student_preprocessing[name],
         }
 
-    def cohort(self, name: str, on_source: bool) -> str:
-        """What the students that train from one stream have in common, by the first of them and their number."""
+    def cohort(self, name: str, on_source: bool) -> Cohort:
+        """The students that a student trains with."""
+        return self._cohorts[on_source][name]
 
-        def side(student: str) -> str:
-            spec = self.spec.students[student]
-            return repr((self.target(spec), self.source(spec), self.stream_settings(student, on_source)))
+    @cached_property
+    def cohorts(self) -> list[Cohort]:
+        """All cohorts on the students' targets, in the order of the spec."""
+        return list(dict.fromkeys(self._cohorts[False].values()))
 
-        members = [other for other in self.spec.students if side(other) == side(name)]
-        whole = f"students.{members[0]}" + (f"+{len(members) - 1}" if len(members) > 1 else "")
-        return f"{whole}.source" if on_source else whole
+    @cached_property
+    def _cohorts(self) -> tuple[dict[str, Cohort], dict[str, Cohort]]:
+        return self._grouped(on_source=False), self._grouped(on_source=True)
+
+    def _grouped(self, on_source: bool) -> dict[str, Cohort]:
+        """Cohort by student: those that read one stream, as far as they are not pinned apart."""
+        members: dict[str, list[str]] = {}
+        for name, student in self.spec.students.items():
+            domain = self.source(student) if on_source else self.target(student)
+            if domain is not None:
+                apart = name if student.cohort in ALONE else student.cohort
+                key = repr((domain, self.stream_settings(name, on_source), apart))
+                members.setdefault(key, []).append(name)
+        found: dict[str, Cohort] = {}
+        for names in members.values():
+            point = self.spec.students[names[0]].point
+            whole = point is not None and self.grids[point.grid].keys() <= set(names)
+            first = point.grid if point is not None and whole else names[0]
+            title = f"students.{first}" + (f"+{len(names) - 1}" if len(names) > 1 else "")
+            cohort = Cohort(f"{title}.source" if on_source else title, tuple(names), self._stream(names[0], on_source))
+            found |= dict.fromkeys(names, cohort)
+        return found
+
+    def _stream(self, name: str, on_source: bool) -> str:
+        """A student's stream in words."""
+        student, settings = self.spec.students[name], self.stream_settings(name, on_source)
+        rows = f"{settings['batch_size']} + {settings['labelled_batch_size']} labelled rows"
+        words = [f"{self.source(student) if on_source else self.target(student)}, {rows} a step"]
+        if settings["views"].count > 1:
+            words.append(f"{settings['views'].count} views")
+        words += [f"{key} {item}" for key, item in student.training.augmentation.items()]
+        words += [f"{key} {item}" for key, item in student.preprocessing.items()]
+        return ", ".join(words)
+
+    # --- grids -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def grids(self) -> dict[str, dict[str, Point]]:
+        """Points of each grid by the names of their students."""
+        found: dict[str, dict[str, Point]] = {}
+        for name, student in self.spec.students.items():
+            if student.point is not None:
+                found.setdefault(student.point.grid, {})[name] = student.point
+        return found
+
+    def of_grid(self, name: str, stage: str, tail: str = "") -> str | None:
+        """What steers a step of a student together with those of all points of its grid."""
+        point = self.spec.students[name].point
+        return None if point is None else f"{stage}.{point.grid}{tail}"
+
+    def halving(self, name: str) -> str | None:
+        """The step that decides whether a student's point deserves its whole training."""
+        student = self.spec.students[name]
+        return f"halving.{student.point.grid}" if student.halving and student.point else None

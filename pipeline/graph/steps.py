@@ -13,6 +13,18 @@ Outputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """Students that train from one stream."""
+
+    name: str
+    """By its first student, and how many there are beside it."""
+    members: tuple[str, ...]
+    """Students of the spec."""
+    stream: str
+    """What they have in common, in words."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One run of one stage."""
 
@@ -27,6 +39,8 @@ class Step:
     """Steps that must be done before it starts, though it does not read them."""
     group: str | None = None
     """Steps of one group are done together where they can (`Stage.run_together`): a cohort of students."""
+    grid: str | None = None
+    """`STAGE.GRID`, by which people steer all points of a grid at once."""
 
 
 @dataclass
@@ -38,6 +52,8 @@ class Graph:
     """What people must know about how the spec was understood."""
     remarks: Callable[[Outputs], list[str]] = lambda done: []
     """The same, as far as it follows from outputs that exist."""
+    cohorts: list[Cohort] = field(default_factory=list)
+    """Which students train together on their targets."""
 
     def add(
         self,
@@ -46,10 +62,20 @@ class Graph:
         inputs: Callable[[Outputs], Document],
         after: tuple[str, ...] = (),
         group: str | None = None,
+        grid: str | None = None,
     ) -> str:
         """Add a step of the stage that its name begins with, and return its name."""
-        self.steps[name] = Step(name, name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after, group)
+        self.steps[name] = Step(name, name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after, group, grid)
         return name
+
+    def named(self, name: str) -> set[str]:
+        """The steps that people mean by the name of a stage, a step, or the steps of a grid."""
+        return {step.name for step in self.steps.values() if name in (step.stage, step.name, step.grid)}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of steps, and of the steps of grids."""
+        return [*self.steps, *dict.fromkeys(step.grid for step in self.steps.values() if step.grid)]
 
     def downstream(self, names: set[str]) -> set[str]:
         """The steps and all that rest on them."""

@@ -1,4 +1,7 @@
-"""Steps that train students: on the target, and on the source for the baselines that start from there."""
+"""Steps that train students: on the target, and on the source for the baselines that start from there.
+
+Where a grid is halved, its points are compared first: the students of a point that was stopped are not trained.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,30 @@ from pipeline.graph.steps import Graph, Outputs
 from pipeline.graph.teachers import held_out
 from schemas.base import Part
 from schemas.errors import SpecError
-from schemas.students import Arm, CohortInputs, SourceInputs, Stream, StudentInputs
+from schemas.students import Arm, CohortInputs, HalvingInputs, PointOutcome, SourceInputs, Stream, StudentInputs
 from stages.training.optim import total_steps
+
+ON_TARGET: tuple[Arm, ...] = ("distilled", "no-teacher", "source-finetuned")
+ON_SOURCE: tuple[Arm, ...] = ("source-only",)
+
+
+def add_halving(graph: Graph, project: Project, grid: str, after: tuple[str, ...]) -> None:
+    """`halving.GRID`, where the points of a grid are to be compared before their training ends."""
+    from stages.tasks import TASKS
+
+    points = list(project.grids[grid])
+    spec = project.spec
+    halving = spec.students[points[0]].halving
+    if halving is None:
+        return
+    metric = next(iter(spec.evaluation.metrics or TASKS.get(spec.task.name).metrics))
+
+    def inputs(done: Outputs) -> HalvingInputs:
+        cohorts = tuple(_cohort(project, done, name, ("distilled",), {}, None) for name in points)
+        return HalvingInputs(halving=halving, metric=metric, points=cohorts)
+
+    needs = [need for name in points for need in _needs(project, name, ("distilled",))]
+    graph.add(f"halving.{grid}", needs, inputs, after=after)
 
 
 def add_student(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:
@@ -19,53 +44,77 @@ def add_student(graph: Graph, project: Project, name: str, after: tuple[str, ...
     student = project.spec.students[name]
     source = project.source(student)
     if source is not None and any(arm.startswith("source") for arm in project.arms(name)):
-        _add(graph, project, f"students.{name}.source", source, name, ("source-only",), after)
-    _add(
-        graph,
-        project,
-        f"students.{name}",
-        project.target(student),
-        name,
-        ("distilled", "no-teacher", "source-finetuned"),
-        after,
-    )
+        _add(graph, project, f"students.{name}.source", name, ON_SOURCE, after)
+    _add(graph, project, f"students.{name}", name, ON_TARGET, after)
 
 
-def _add(
-    graph: Graph, project: Project, step: str, domain: str, name: str, arms: tuple[Arm, ...], after: tuple[str, ...]
-) -> None:
-    student = project.spec.students[name]
-    target, on_source = project.target(student), arms == ("source-only",)
-    needs = [*project.data(domain, *(student.seeds if project.has_budget(domain) else (0,))), *project.data(target)]
-    if "distilled" in arms and student.labels:
-        needs.append(f"labels.{student.labels}")
-        needs += project.data(mixed) if (mixed := project.mixed(name)) else ()
-    source = f"{step}.source"
+def _add(graph: Graph, project: Project, step: str, name: str, arms: tuple[Arm, ...], after: tuple[str, ...]) -> None:
+    needs, source = _needs(project, name, arms), f"{step}.source"
     if "source-finetuned" in arms and "source-finetuned" in project.arms(name):
         needs.append(source)
+    halving = project.halving(name)
+    if halving is not None:
+        needs.append(halving)
 
     def inputs(done: Outputs) -> CohortInputs:
         starts = {out.seed: out.model for out in (done[source].students if source in needs else ())}
-        samples, split = project.data(domain)
-        return CohortInputs(
-            task=project.task,
-            classes=classes_for(project, done, name),
-            stream=Stream(
-                samples=done[samples].samples,
-                split=done[split].split,
-                **project.stream_settings(name, on_source),
-            ),
-            students=tuple(
-                _student(project, done, name, arm, seed, domain, starts)
-                for arm in arms
-                if arm in project.trained_arms(name)
-                for seed in student.seeds
-                if arm != "source-finetuned" or starts[seed] is not None
-            ),
-            held_out=(held_out(project, done, target),) if domain != target else (),
-        )
+        outcome = None
+        if halving is not None:
+            number = list(project.grids[halving.partition(".")[2]]).index(name)
+            outcome = done[halving].points[number]
+        return _cohort(project, done, name, arms, starts, outcome)
 
-    graph.add(step, needs, inputs, after=after, group=project.cohort(name, on_source))
+    on_source = arms == ON_SOURCE
+    grid = project.of_grid(name, "students", ".source" if on_source else "")
+    graph.add(step, needs, inputs, after=after, group=project.cohort(name, on_source).name, grid=grid)
+
+
+def _domain(project: Project, name: str, arms: tuple[Arm, ...]) -> str:
+    """Where some arms of a student are trained."""
+    student = project.spec.students[name]
+    source = project.source(student)
+    return source if arms == ON_SOURCE and source is not None else project.target(student)
+
+
+def _needs(project: Project, name: str, arms: tuple[Arm, ...]) -> list[str]:
+    student, domain = project.spec.students[name], _domain(project, name, arms)
+    seeds = student.seeds if project.has_budget(domain) else (0,)
+    needs = [*project.data(domain, *seeds), *project.data(project.target(student))]
+    if "distilled" in arms and student.labels:
+        needs.append(f"labels.{student.labels}")
+        needs += project.data(mixed) if (mixed := project.mixed(name)) else ()
+    return needs
+
+
+def _cohort(
+    project: Project,
+    done: Outputs,
+    name: str,
+    arms: tuple[Arm, ...],
+    starts: Mapping[int, Any],
+    outcome: PointOutcome | None,
+) -> CohortInputs:
+    domain, target = _domain(project, name, arms), project.target(project.spec.students[name])
+    samples, split = project.data(domain)
+    return CohortInputs(
+        task=project.task,
+        classes=classes_for(project, done, name),
+        stream=Stream(
+            samples=done[samples].samples,
+            split=done[split].split,
+            **project.stream_settings(name, arms == ON_SOURCE),
+        ),
+        students=tuple(
+            _student(project, done, name, arm, seed, domain, starts).model_copy(
+                update={"stopped": outcome.stopped if outcome and seed not in outcome.failed else None}
+            )
+            for arm in arms
+            if arm in project.trained_arms(name)
+            for seed in project.spec.students[name].seeds
+            if arm != "source-finetuned" or starts[seed] is not None
+        ),
+        held_out=(held_out(project, done, target),) if domain != target else (),
+    )
 
 
 def _student(
@@ -112,5 +161,7 @@ def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
         root = project.spec.teachers[project.root(teacher)]
         classes = root.classes or (done[f"domains.{source}"].classes if source else None)
     if classes is None:
-        raise SpecError(f"students.{name}: nothing says which classes there are: give `classes` to its domain")
+        raise SpecError(
+            f"{project.spec.where(name)}: nothing says which classes there are: give `classes` to its domain"
+        )
     return classes

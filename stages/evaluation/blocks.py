@@ -1,34 +1,24 @@
-"""What a report says: titled tables with sentences below. Pure functions; `render` shows the same blocks everywhere.
-
-Shares are shown in percent with one decimal, differences in points; raw fractions stand in `report.json`.
-"""
+"""What a report says: titled tables with sentences below. Pure functions; `render` shows the same blocks everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
 
 from schemas.evaluation import IMPOSSIBLE, ArmQuality, Comparison, Cost, CostTable, QualityTable, Report, SeedQuality
-
-NOTHING = "-"
-SHORT = {"accuracy": "acc", "macro_f1": "F1", "balanced_accuracy": "bal acc", "calibration_error": "ECE"}
-"""What a terminal calls a metric; the others by their own name."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of the report: a titled table with what is to be said below it."""
-
-    title: str
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    sentences: tuple[str, ...] = ()
-    """Our own words."""
-    foreign: tuple[str, ...] = ()
-    """Words from elsewhere: printable by then, escaped by each way of showing."""
-    beside: int = 0
-    """Last columns that stay beside the first one where a table is too wide for one piece."""
+from stages.evaluation.cells import (
+    NOTHING,
+    SHORT,
+    Block,
+    figure,
+    mean_spread,
+    metric_heads,
+    plain_name,
+    printable,
+    seeds_cell,
+    spread,
+    stopped_of,
+)
+from stages.evaluation.grids import Grid
 
 
 def blocks(report: Report, brief: bool = False) -> list[Block]:
@@ -39,8 +29,12 @@ def blocks(report: Report, brief: bool = False) -> list[Block]:
     students = [table for table in report.qualities if not _of_teacher(table)]
     teachers = [table for table in report.qualities if _of_teacher(table)]
     legend = _legend(report.qualities, brief)
-    last = students[-1] if students else None
-    found = [_student_block(table, report.budgets, legend if table is last else (), brief) for table in students]
+    grids = [Grid(section, students) for section in report.grids]
+    passed = {name for grid in grids for name in grid.passed(brief)}
+    shown = [table for table in students if table.subject not in passed]
+    last = shown[-1] if shown else None
+    found = [_student_block(table, report.budgets, legend if table is last else (), brief) for table in shown]
+    found += [grid.block(brief) for grid in grids]
     if teachers:
         found.append(_teacher_block(teachers, () if students else legend, brief))
     if report.costs is not None:
@@ -55,7 +49,7 @@ def blocks(report: Report, brief: bool = False) -> list[Block]:
         found.append(Block("Label sets", ("label set", "teacher", "domain", "rows", "fingerprint"), rows))
     if report.notes:
         found.append(Block("Notes", foreign=tuple(printable(note) for note in report.notes)))
-    return [*found, *_selection_blocks(students, brief)]
+    return [*found, *_selection_blocks(shown, brief)]
 
 
 # --- quality -------------------------------------------------------------------------------------------------
@@ -68,7 +62,7 @@ def verdict(table: QualityTable, budgets: dict[str, str]) -> str:
         return f"{table.subject}: {_no_comparison(table)}"
     arms = {arm.arm: arm for arm in table.arms}
     metric = comparison.metric
-    ours, theirs = (_figure(table, metric, arms[arm].mean[metric]) for arm in ("distilled", comparison.baseline))
+    ours, theirs = (figure(table, metric, arms[arm].mean[metric]) for arm in ("distilled", comparison.baseline))
     sign = -1 if metric in table.errors else 1
     low, high = sorted((sign * comparison.difference.low, sign * comparison.difference.high))
     distilled, baseline = f"distilled {ours}", f"the best baseline {comparison.baseline} {theirs}"
@@ -107,10 +101,13 @@ def _basis(comparison: Comparison) -> str:
 
 def _no_comparison(table: QualityTable) -> str:
     student = next((arm for arm in table.arms if arm.arm == "distilled"), None)
+    if student is not None and (stopped := stopped_of(student)) is not None:
+        reached = figure(table, stopped.metric, stopped.quality)
+        return f"it was {stopped}, at a selection quality of {reached} ({plain_name(stopped.metric)})."
     if student is None or student.note is not None:
         return "there is no student to compare."
     if not student.mean:
-        agreement = _spread(_agreements(student))
+        agreement = spread(_agreements(student))
         said = f"the truth of the test rows of {table.domain} is unknown, so final quality is unknown"
         return f"{said}; it says what the teacher says on {agreement}% of them." if agreement else f"{said}."
     if _untaught(table):
@@ -122,14 +119,14 @@ def _student_block(table: QualityTable, budgets: dict[str, str], legend: tuple[s
     agreed = any(_agreements(arm) for arm in table.arms)
     rows = []
     for name, arm in _arms(table).items():
-        cells = [_mean_spread(table, metric, [seed.final for seed in arm.seeds]) for metric in table.metrics]
+        cells = [mean_spread(table, metric, [seed.final for seed in arm.seeds]) for metric in table.metrics]
         if agreed:
-            cells.append(_spread(_agreements(arm)) or NOTHING)
-        rows.append((name, *cells, _seeds(arm)))
+            cells.append(spread(_agreements(arm)) or NOTHING)
+        rows.append((name, *cells, seeds_cell(arm)))
     last = (*([f"{_agreement(brief)} %"] if agreed else []), "seeds")
     return Block(
         title=f"{table.subject} on {table.domain}: final quality ({table.test_rows:,} test rows)",
-        columns=("arm", *_headers([table], brief).values(), *last),
+        columns=("arm", *metric_heads([table], brief).values(), *last),
         rows=tuple(rows),
         sentences=(verdict(table, budgets), *legend),
         foreign=_failures(table),
@@ -138,13 +135,13 @@ def _student_block(table: QualityTable, budgets: dict[str, str], legend: tuple[s
 
 
 def _teacher_block(tables: Sequence[QualityTable], legend: tuple[str, ...], brief: bool) -> Block:
-    headers = _headers(tables, brief)
+    headers = metric_heads(tables, brief)
     rows = []
     for table in tables:
         seeds = [seed for arm in table.arms for seed in arm.seeds]
         for kind, figures in (("selection", [s.selection for s in seeds]), ("final", [s.final for s in seeds])):
             if any(figures):
-                cells = (_mean_spread(table, metric, figures) for metric in headers)
+                cells = (mean_spread(table, metric, figures) for metric in headers)
                 rows.append((f"{table.subject} on {table.domain}, {kind}", *cells))
     failures = tuple(line for table in tables for line in _failures(table))
     return Block("Teachers", ("teacher", *headers.values()), tuple(rows), legend, failures)
@@ -152,14 +149,14 @@ def _teacher_block(tables: Sequence[QualityTable], legend: tuple[str, ...], brie
 
 def _selection_blocks(tables: Sequence[QualityTable], brief: bool) -> list[Block]:
     """Quality on the validation budgets, which every choice rested on; none where nothing was held back for it."""
-    headers = _headers(tables, brief)
+    headers = metric_heads(tables, brief)
     alone = brief and len(tables) > 2
     rows = []
     for table in tables:
         for name, arm in _arms(table).items():
             figures = [seed.selection for seed in arm.seeds if seed.selection]
             if figures and (arm.arm == "distilled" or not alone):
-                cells = (_mean_spread(table, metric, figures) for metric in headers)
+                cells = (mean_spread(table, metric, figures) for metric in headers)
                 rows.append((table.subject if alone else f"{table.subject}, {name}", *cells))
     if not rows:
         return []
@@ -176,7 +173,7 @@ def _legend(tables: Sequence[QualityTable], brief: bool) -> tuple[str, ...]:
     if any(sum(seed.failure is None for seed in arm.seeds) > 1 for arm in arms):
         parts.append("Mean ± standard deviation over seeds")
     metrics = dict.fromkeys(metric for table in tables for metric in table.metrics)
-    parts += [f"{SHORT[metric]}: {_plain(metric)}" for metric in metrics if brief and metric in SHORT]
+    parts += [f"{SHORT[metric]}: {plain_name(metric)}" for metric in metrics if brief and metric in SHORT]
     if any(table.errors for table in tables):
         parts.append("↓: less is better")
     if any(_agreements(arm) for arm in arms):
@@ -209,25 +206,14 @@ def _agreement(brief: bool) -> str:
     return "agree" if brief else "agreement"
 
 
-def _headers(tables: Sequence[QualityTable], brief: bool) -> dict[str, str]:
-    """Metrics with their unit and, where less is better, an arrow down."""
-    found = {}
-    for table in tables:
-        for metric in table.metrics:
-            name = SHORT.get(metric, _plain(metric)) if brief else _plain(metric)
-            unit, arrow = "" if metric in table.unbounded else " %", " ↓" if metric in table.errors else ""
-            found[metric] = f"{name}{unit}{arrow}"
-    return found
-
-
-def _plain(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
 def _failures(table: QualityTable) -> tuple[str, ...]:
     """Arms that cannot be, and each reason why trainings failed, with how many and which."""
     arms = _arms(table)
-    trained = {name: arm.seeds for name, arm in arms.items() if arm.arm != "teacher" and _tried(arm)}
+    trained = {
+        name: [seed for seed in arm.seeds if seed.stopped is None]
+        for name, arm in arms.items()
+        if arm.arm != "teacher" and _tried(arm)
+    }
     found = []
     for name, arm in arms.items():
         if name not in trained:
@@ -253,30 +239,6 @@ def _tried(arm: ArmQuality) -> bool:
 
 def _reasons(seeds: Sequence[SeedQuality]) -> list[str]:
     return list(dict.fromkeys(seed.failure for seed in seeds if seed.failure is not None))
-
-
-def _seeds(arm: ArmQuality) -> str:
-    able = sum(seed.failure is None for seed in arm.seeds)
-    return str(able) if able == len(arm.seeds) else f"{able} of {len(arm.seeds)}"
-
-
-def _mean_spread(table: QualityTable, metric: str, figures: Sequence[dict[str, float]]) -> str:
-    """Mean ± standard deviation (n - 1) of one metric; the mean alone for one seed; a dash for none."""
-    values = [item[metric] for item in figures if metric in item]
-    if metric in table.unbounded:
-        return _spread(values, scale=1.0, digits=3) or NOTHING
-    return _spread(values) or NOTHING
-
-
-def _spread(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> str:
-    if not values:
-        return ""
-    shown = f"{scale * mean(values):.{digits}f}"
-    return shown if len(values) == 1 else f"{shown} ± {scale * stdev(values):.{digits}f}"
-
-
-def _figure(table: QualityTable, metric: str, value: float) -> str:
-    return _mean_spread(table, metric, [{metric: value}])
 
 
 # --- costs ---------------------------------------------------------------------------------------------------
@@ -318,8 +280,3 @@ def _ratios(teacher: Cost, student: Cost) -> tuple[str, ...]:
 
 def _bytes(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
-
-
-def printable(text: str) -> str:
-    """Foreign text on one line, without what steers a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text).strip()

@@ -151,7 +151,7 @@ def predict(job: Job) -> Answer:
 
     candidate = job.candidate
     if candidate.model is None and candidate.labels is None:
-        return Answer(None, candidate.failure or "no model was given")
+        return Answer(None, str(candidate.stopped or candidate.failure or "no model was given"))
     samples = Samples.open(Place(job.samples.uri, job.storage), job.samples)
     test = final_positions(read_split(Place(job.split.uri, job.storage), job.split))
     selection = np.empty(0, np.int64)

@@ -62,6 +62,8 @@ def _seed_quality(
     known: NDArray[np.intp] | None,
 ) -> SeedQuality:
     seed = entry.candidate.seed
+    if entry.candidate.stopped is not None:
+        return SeedQuality(seed=seed, stopped=entry.candidate.stopped)
     if entry.failure is not None:
         return SeedQuality(seed=seed, failure=entry.failure)
     said = entry.read()
@@ -86,6 +88,8 @@ def _arm_quality(arm: str, seeds: Sequence[SeedQuality], impossible: str | None)
     note = None
     if all(item.failure for item in seeds):
         note = impossible or "; ".join(reason for reason in reasons if reason) or "no model was given"
+    elif all(item.failure or item.stopped for item in seeds):
+        note = next(str(item.stopped) for item in seeds if item.stopped)
     return ArmQuality.model_validate(
         {
             "arm": arm,

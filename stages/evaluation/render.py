@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from schemas.evaluation import Report
-from stages.evaluation.blocks import Block, blocks
+from stages.evaluation.blocks import blocks
+from stages.evaluation.cells import Block
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult

@@ -17,7 +17,7 @@ class ReportStage(Stage[ReportInputs, ReportOutputs]):
     """What came of a project. Small reads only; loads no torch."""
 
     name = "report"
-    version = 2
+    version = 3
     Inputs = ReportInputs
     Outputs = ReportOutputs
 
@@ -31,6 +31,7 @@ class ReportStage(Stage[ReportInputs, ReportOutputs]):
             budgets=inputs.budgets,
             labels=inputs.labels,
             qualities=tuple(read_quality(context.place(ref), ref) for ref in inputs.qualities),
+            grids=inputs.grids,
             costs=None if costs is None else read_costs(context.place(costs), costs),
             notes=inputs.notes,
         )

@@ -8,8 +8,7 @@ cohort goes on from the checkpoint of each student; one that is ahead waits unti
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,8 @@ from stages.places import Place
 from stages.progress import Reporter
 from stages.students.feed import Feed, SourceDomain
 from stages.students.fit import Fit, Order
+from stages.students.lockstep import train
+from stages.students.memory import memory_of
 from stages.tasks import get_task
 from stages.training.launch import device, rank, world_size
 from stages.training.stream import RowStream
@@ -54,7 +55,7 @@ def loop(config: dict[str, Any]) -> None:
     Raises what reading the inputs raises; what goes wrong in a student ends that student alone.
     """
     job: Job = config["job"]
-    mine = [order for order in job.orders[rank() :: world_size()] if not _over(order, job.launch)]
+    mine = [order for order in job.orders[rank() :: world_size()] if not over(order, job.launch)]
     if not mine:
         return
     task, here = get_task(mine[0].asked.task), device()
@@ -63,100 +64,25 @@ def loop(config: dict[str, Any]) -> None:
         for order in mine:
             fits.append(fit := Fit(order, task, job.storage, here))
             _leave_failure(fit, job.launch)
-        if not any(fit.training for fit in fits):
+        able = [fit for fit in fits if fit.failure is None]
+        if not able:
             return
-        feed = open_feed([fit for fit in fits if fit.training], job.storage, here)
+        feed = open_feed(able, job.storage, here)
         share = len(job.orders) / len(mine)
-        total = sum(order.student.steps for order in job.orders)
+        total = sum(order.until or order.student.steps for order in job.orders)
 
         def progress(done: int) -> None:
             if rank() == 0:  # ranks advance alike: the first speaks for all
                 job.reporter.progress(min(total, round(done * share)), total, "steps")
 
-        def over(fit: Fit) -> None:
-            _leave_failure(fit, job.launch)
-            if fit.failure is None:
+        def end(fit: Fit) -> None:
+            if fit.failure is None and fit.order.until is not None:
+                _measure(fit, feed)
+            elif fit.failure is None:
                 fit.commit()
+            _leave_failure(fit, job.launch)
 
-        train(fits, feed, over, progress, CHECKPOINT_SECONDS)
-
-
-def train(
-    fits: Sequence[Fit],
-    feed: Feed,
-    over: Callable[[Fit], None],
-    progress: Callable[[int], None],
-    checkpoint_seconds: float,
-) -> None:
-    """Take every student to its last step; `over` is called for each one that ends, well or by failure.
-
-    `progress` is told the steps taken by all of them. Costs one read of the inputs per step.
-    """
-    for fit in fits:
-        with fit.guard():
-            fit.begin(feed)
-        if fit.failure is not None:
-            over(fit)
-    running = [fit for fit in fits if fit.training]
-    saved = time.monotonic()
-    while running:
-        step = min(fit.done for fit in running)
-        ready = [fit for fit in running if fit.done == step]
-        label_sets = _asked(ready)
-        budgets = sorted({fit.budget for fit in ready if fit.budget})
-        shared = feed.shared(step, label_sets) if label_sets else None
-        told = [fit for fit in ready if fit.needs.labelled]
-        labelled = {
-            budget: feed.labelled(step, budget, _asked(fit for fit in told if fit.budget == budget))
-            for budget in budgets
-        }
-        sources = {name: feed.source(step, name) for name in sorted({fit.source for fit in ready if fit.source})}
-        for fit in ready:
-            with fit.guard():
-                fit.step(
-                    shared if fit.labels else None,
-                    labelled[fit.budget] if fit.budget else None,
-                    sources[fit.source] if fit.source else None,
-                )
-        epoch_ends = (step + 1) % feed.rows.steps_per_epoch == 0
-        _end_epoch([fit for fit in ready if fit.failure is None and (epoch_ends or not fit.training)], feed)
-        for fit in [fit for fit in ready if not fit.training]:
-            running.remove(fit)
-            over(fit)
-        if time.monotonic() - saved >= checkpoint_seconds:
-            for fit in running:
-                fit.save()
-            saved = time.monotonic()
-        progress(sum(fit.done for fit in fits))
-
-
-def _asked(fits: Iterable[Fit]) -> dict[str, frozenset[str]]:
-    """The label sets that some students read, and the fields beside them that any of these needs."""
-    asked: dict[str, frozenset[str]] = {}
-    for fit in fits:
-        if fit.labels:
-            asked[fit.labels] = asked.get(fit.labels, frozenset()) | fit.needs.fields
-    return asked
-
-
-def _end_epoch(fits: Sequence[Fit], feed: Feed) -> None:
-    """A line of history for each student, on its own validation rows; these are decoded once per budget."""
-    by_budget: dict[str | None, list[Fit]] = {}
-    for fit in fits:
-        by_budget.setdefault(fit.budget, []).append(fit)
-    for budget, group in by_budget.items():
-        logits: dict[int, list[Any]] = {index: [] for index in range(len(group))}
-        for inputs in feed.validation(budget) if budget else ():
-            for index, fit in enumerate(group):
-                with fit.guard():
-                    if fit.failure is None:
-                        logits[index].append(fit.predict(inputs))
-        for index, fit in enumerate(group):
-            with fit.guard():
-                if fit.failure is None:
-                    epoch = -(-fit.done // feed.rows.steps_per_epoch)
-                    rows = np.concatenate(logits[index]) if logits[index] else None
-                    fit.end_epoch(epoch, rows, feed.validation_truth(budget) if budget else None)
+        train(able, feed, end, progress, CHECKPOINT_SECONDS, memory_of(here), job.reporter.warn)
 
 
 def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed:
@@ -214,6 +140,26 @@ def _source(source: SourceInputs, place: Callable[[Ref], Place]) -> SourceDomain
     return SourceDomain(Samples.open(place(source.samples), source.samples), rows)
 
 
+def _measure(fit: Fit, feed: Feed) -> None:
+    """Leave a student's selection quality at this moment, and the checkpoint to go on from."""
+    with fit.guard():
+        rows = [fit.predict(inputs) for inputs in feed.validation(fit.budget)] if fit.budget else []
+        truth = feed.validation_truth(fit.budget) if fit.budget else None
+        quality = fit.quality(np.concatenate(rows) if rows else None, truth)
+        fit.save()
+        fit.order.folder.put(_rung_name(fit.goal), json.dumps(quality).encode())
+
+
+def quality_of(order: Order) -> dict[str, float] | None:
+    """Selection quality of a student at the step that its order names, or None if it has not come there."""
+    data = order.folder.read_or_none(_rung_name(order.until or order.student.steps))
+    return None if data is None else {str(name): float(value) for name, value in json.loads(data).items()}
+
+
+def _rung_name(steps: int) -> str:
+    return f"rungs/{steps:06d}.json"
+
+
 def failure_of(order: Order, launch: str) -> str | None:
     """Why a student failed in a launch, or None."""
     data = order.folder.read_or_none(_failure_name(launch))
@@ -234,9 +180,10 @@ def _leave_failure(fit: Fit, launch: str) -> None:
         fit.order.folder.put(_failure_name(launch), json.dumps({"failure": fit.failure}).encode())
 
 
-def _over(order: Order, launch: str) -> bool:
+def over(order: Order, launch: str) -> bool:
     """Whether an earlier start of this launch already ended this student."""
-    return find_artifact(order.folder) is not None or failure_of(order, launch) is not None
+    ended = find_artifact(order.folder) if order.until is None else quality_of(order)
+    return ended is not None or failure_of(order, launch) is not None
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from stages.students.calibration import fit_temperature
 from stages.students.feed import Feed, LabelledBatch, SharedBatch
 from stages.students.learners import Learners
 from stages.students.methods import get_method
-from stages.students.methods.base import LabelledRows, SharedRows, Sizes, SourceRows
+from stages.students.methods.base import LabelledRows, Needs, SharedRows, Sizes, SourceRows
 from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
 from stages.tasks.base import Task
@@ -60,6 +60,8 @@ class Order:
     """Digests of the plug-ins that it rests on."""
     stage: str
     stage_version: int
+    until: int | None = None
+    """Steps after which it is measured and waits; none: it is trained to its end, and committed."""
 
     @property
     def student(self) -> StudentInputs:
@@ -68,36 +70,69 @@ class Order:
 
 
 class Fit:
-    """A student's training. Raises UserError or what the model raises if it cannot be built."""
+    """A student's training: made cheaply, met with its labels, then built; each of it may fail it alone."""
 
     def __init__(self, order: Order, task: Task, storage: Storage, device: torch.device) -> None:
         self.order, self.student = order, order.student
-        self.done = 0
-        """Steps taken."""
         self.failure: str | None = None
-        self.history: list[EpochQuality] = []
+        self.exhausted = False
+        """Whether it failed for want of memory."""
+        self._task, self._storage, self._device = task, storage, device
+        self.needs = Needs(labels=False)
+        """What its method reads."""
         self.calibration: float | None = None
         """Temperature that its labels are read through, where they are calibrated."""
-        self._task, self._device = task, device
         self.labels: str | None = None
         """Digest of the label set that it reads."""
         self.budget = self.student.budget.digest if self.student.budget else None
         """Digest of its label budget."""
         self.source: str | None = None
         """Digest of the source domain whose rows its method reads."""
+        self._fields: dict[str, int | None] = {}
+        self._empty()
+        with self.guard():
+            self.method = get_method(self.student.method)
+            self.needs = self.method.needs
+            if self.needs.labels:
+                if self.student.labels is None:
+                    name = self.student.method.name
+                    raise SpecError(f"the method '{name}' needs `labels`, a label set to learn from")
+                self.labels = self.student.labels.digest
+            if self.needs.source:
+                if self.student.source is None:
+                    name = self.student.method.name
+                    raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
+                self.source = self.student.source.samples.digest
+
+    def _empty(self) -> None:
+        self.done = 0
+        """Steps taken."""
+        self.history: list[EpochQuality] = []
         self._loss_sum, self._loss_steps = 0.0, 0
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         self._penultimate: Penultimate | None = None
-        self._learners = Learners({}, device)
-        self._restored: tuple[checkpoints.Tensors, dict[str, Any]] | None = None
-        with self.guard():
-            self._build(storage)
-            self._restore()
+        self._learners = Learners({}, self._device)
 
     @property
     def training(self) -> bool:
         """Whether it has steps to take."""
-        return self.failure is None and self.done < self.student.steps
+        return self.failure is None and self.done < self.goal
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has taken its last step."""
+        return self.done >= self.student.steps
+
+    @property
+    def goal(self) -> int:
+        """Steps to take in this launch."""
+        return self.student.steps if self.order.until is None else self.order.until
+
+    @property
+    def built_like(self) -> str:
+        """What its memory depends on: students that agree in it take as much."""
+        student = self.student
+        return digest([student.model, student.training.optimizer, student.method, student.labels is None])
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -107,30 +142,52 @@ class Fit:
         except Exception as error:  # noqa: BLE001 - models are users' code and may raise anything
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failure = f"{reason} (after {self.done} of {self.student.steps} steps)"
+            self.exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
 
-    def begin(self, feed: Feed) -> None:
-        """Meet the labels before the first step, and make what the method trains itself.
+    def meet(self, feed: Feed) -> None:
+        """Meet the labels; nothing is built yet.
 
         Raises StoreError for labels that the method cannot learn from, DataError where they cannot be calibrated.
         """
         labels = feed.label_sets[self.labels] if self.labels else None
-        fields: dict[str, int | None] = {}
         if labels is not None:
             beside = extras_of(labels.schema)
-            fields = {field.name: math.prod(field.shape) if field.shape else None for field in beside}
-            self.needs.check_labels(labels.schema.encoding, fields)
+            self._fields = {field.name: math.prod(field.shape) if field.shape else None for field in beside}
+            self.needs.check_labels(labels.schema.encoding, self._fields)
         if self.student.calibrate and self.labels:
             said = feed.said_of_validation(self.labels, self.budget)
             self.calibration = fit_temperature(*said, self.needs.temperatures)
+
+    def build(self) -> None:
+        """Make the model and all that is trained with it, as its newest checkpoint left them, if there is one.
+
+        Raises ModelError or what the model raises if it cannot be built.
+        """
+        self._build()
         width = None if self._penultimate is None else self._penultimate.width
-        sizes = Sizes(len(self.order.asked.classes), width, fields)
+        sizes = Sizes(len(self.order.asked.classes), width, self._fields)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_number("method", self.student.seed))
             made = self.method.learners(sizes, self.student.training)
         self._learners = Learners(made, self._device)
-        if self._restored is not None:
-            self._learners.unpack(*self._restored)
-            self._restored = None
+        self._restore()
+        if self.done > self.goal:  # a training without rungs came further: what it was worth at this one is not known
+            self.order.folder.remove(CHECKPOINTS)
+            self.put_off()
+            self.build()
+
+    def unload(self) -> None:
+        """Let go of all that takes memory. It is over."""
+        self._best, self._penultimate = None, None
+        self._learners = Learners({}, self._device)
+        for name in ("module", "optimizer"):
+            self.__dict__.pop(name, None)
+
+    def put_off(self) -> None:
+        """Be as before `build`: what was not saved is lost."""
+        self.unload()
+        self._empty()
+        self.failure, self.exhausted = None, False
 
     def step(
         self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None = None
@@ -188,11 +245,7 @@ class Fit:
         weights = (value for value in self.module.state_dict().values() if value.is_floating_point())
         if not all(bool(torch.isfinite(value).all()) for value in weights):
             raise TrainingFailed(f"a weight is not finite: {MEND}")
-        quality: dict[str, float] = {}
-        if logits is not None and truth is not None:
-            if not np.isfinite(logits).all():
-                raise TrainingFailed(f"an output is not finite: {MEND}")
-            quality = self._task.score(logits, truth, self._task.metrics)
+        quality = self.quality(logits, truth)
         loss = self._loss_sum / max(1, self._loss_steps)
         self._loss_sum, self._loss_steps = 0.0, 0
         self.history.append(EpochQuality(epoch=epoch, loss=loss, validation=quality))
@@ -201,6 +254,17 @@ class Fit:
             figure = -quality[leading] if leading in self._task.errors else quality[leading]
             if self._best is None or figure > self._best[0]:
                 self._best = (figure, self._state())
+
+    def quality(self, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> dict[str, float]:
+        """Metrics on its validation rows, of which its history tells nothing; without any, none.
+
+        Raises TrainingFailed if an output is not finite.
+        """
+        if logits is None or truth is None:
+            return {}
+        if not np.isfinite(logits).all():
+            raise TrainingFailed(f"an output is not finite: {MEND}")
+        return self._task.score(logits, truth, self._task.metrics)
 
     def save(self) -> None:
         """Write a checkpoint of this moment and drop those before it."""
@@ -247,29 +311,19 @@ class Fit:
         attempt.commit(outputs, content)
         order.folder.remove(CHECKPOINTS)
 
-    def _build(self, storage: Storage) -> None:
-        self.method = get_method(self.student.method)
-        self.needs = self.method.needs
-        if self.needs.labels:
-            if self.student.labels is None:
-                raise SpecError(f"the method '{self.student.method.name}' needs `labels`, a label set to learn from")
-            self.labels = self.student.labels.digest
-        if self.needs.source:
-            if self.student.source is None:
-                raise SpecError(f"the method '{self.student.method.name}' needs `source`, a domain beside the target")
-            self.source = self.student.source.samples.digest
+    def _build(self) -> None:
         classes, asked = self.order.asked.classes, self.order.asked
         module = models.build(
             self._task, self.student.model, len(classes), asked.stream.preprocessing, self.student.seed
         )
         match self.student.start:
             case ModelRef() as ref:
-                place = Place(ref.uri, storage)
+                place = Place(ref.uri, self._storage)
                 if models.read_card(place, ref).classes != classes:
                     raise ModelError(f"the model at {ref.uri}, to start from, speaks of other classes")
                 module.load_state_dict(models.read_state(place, ref))
             case WeightsRef() as ref:
-                load_given(ref, module, strict=False, storage=storage)
+                load_given(ref, module, strict=False, storage=self._storage)
         if self.needs.features:
             settings = models.preprocessing_of(self._task, asked.stream.preprocessing)
             batch = self._task.fake_batch(FAKE_ROWS, settings)
@@ -284,7 +338,7 @@ class Fit:
         number, tensors, meta = found
         self.module.load_state_dict(checkpoints.under_prefix("model", tensors))
         checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
-        self._restored = checkpoints.under_prefix("learners", tensors), meta["learners"]
+        self._learners.unpack(checkpoints.under_prefix("learners", tensors), meta["learners"])
         self._loss_sum, self._loss_steps = meta["loss"]
         self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
         if "best" in meta:

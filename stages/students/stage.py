@@ -1,26 +1,26 @@
 """Stage `students`: a cohort of students from one shared stream, each an artifact of its own.
 
-A worker group costs 11 to 18 s to start, a cohort one; in local mode there is none. Students that exist are
-not trained again, and equal students of a cohort (arms that ask for the same) are trained once.
+Students that exist are not trained again, and equal students of a cohort (arms that ask for the same) are trained once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from schemas.artifacts import BudgetRef, LabelSetRef, SamplesRef, SplitRef
 from schemas.base import Contract, Part
 from schemas.errors import ContractError, InternalError
 from schemas.spec import Training
-from schemas.students import CohortInputs, CohortOutputs, Stream, StudentInputs, StudentOutputs
+from schemas.students import CohortInputs, CohortOutputs, Stopped, Stream, StudentInputs, StudentOutputs
 from stages.artifacts import find_artifact, outputs_of
 from stages.base import Stage
 from stages.context import Context
-from stages.places import new_attempt
 from stages.students.methods import method_code
 from stages.tasks import task_code
-from stages.training.launch import launch
+
+if TYPE_CHECKING:
+    from stages.students.fit import Order
 
 
 class Students(Stage[CohortInputs, CohortOutputs]):
@@ -46,7 +46,8 @@ class Students(Stage[CohortInputs, CohortOutputs]):
 
     def find(self, context: Context, inputs: CohortInputs) -> CohortOutputs | None:
         """The outputs if every student exists. One small read per student."""
-        found = [self._found(context, inputs, student) for student in inputs.students]
+        fingerprints = self.fingerprints(inputs)
+        found = [self._found(context, student, fingerprints[part_of(student)]) for student in inputs.students]
         students = tuple(item for item in found if item is not None)
         return CohortOutputs(students=students) if len(students) == len(found) else None
 
@@ -57,13 +58,27 @@ class Students(Stage[CohortInputs, CohortOutputs]):
         """
         if (done := self.find(context, inputs)) is not None:
             return done
-        from stages.students.checks import check_students
-        from stages.students.cohort import Job, failure_of, forget_failure, loop
+        return self.run_together(context, [inputs])[0]
+
+    def run_together(self, context: Context, inputs: Sequence[CohortInputs]) -> list[CohortOutputs]:
+        """The students of several askings, those that read one stream as one cohort."""
+        from stages.students.group import train_all
+
+        missing: dict[str, Order] = {}
+        for asked in inputs:
+            for student, order in zip(asked.students, self.orders(context, asked), strict=True):
+                if student.stopped is None and find_artifact(order.folder) is None:
+                    missing[order.fingerprint] = order
+        failures = train_all(context, list(missing.values()))
+        return [self._answers(context, asked, failures) for asked in inputs]
+
+    def orders(self, context: Context, inputs: CohortInputs) -> list[Order]:
+        """What a worker is told of each student."""
         from stages.students.fit import Order
 
         fingerprints = self.fingerprints(inputs)
-        orders = {
-            fingerprints[part_of(student)]: Order(
+        return [
+            Order(
                 asked=_alone(inputs, student),
                 fingerprint=fingerprints[part_of(student)],
                 folder=context.artifact_place(self.name, fingerprints[part_of(student)]),
@@ -72,44 +87,18 @@ class Students(Stage[CohortInputs, CohortOutputs]):
                 stage_version=self.version,
             )
             for student in inputs.students
-        }
-        missing = tuple(order for order in orders.values() if find_artifact(order.folder) is None)
-        check_students(context, inputs, [order.student for order in missing])
-        resources = context.resources
-        job = Job(
-            orders=missing,
-            storage=context.storage,
-            launch=new_attempt(),
-            threads=max(1, int(resources.cpus_per_worker)),
-            reporter=context.reporter(),
-        )
-        launch(context, loop, {"job": job}, workers=min(len(missing), room(context)))
-        failures = {order.fingerprint: failure_of(order, job.launch) for order in missing}
-        for order in missing:
-            forget_failure(order, job.launch)
-        answers: list[StudentOutputs] = []
+        ]
+
+    def _answers(self, context: Context, inputs: CohortInputs, failures: Mapping[str, str]) -> CohortOutputs:
+        """What became of each student. Raises InternalError if one ended without a result or a reason."""
+        answers, fingerprints = [], self.fingerprints(inputs)
         for student in inputs.students:
             fingerprint = fingerprints[part_of(student)]
-            answer = self._found(context, inputs, student)
-            if answer is None:
-                if (failure := failures.get(fingerprint)) is None:
-                    raise InternalError(f"the student {part_of(student)} ended without a result or a reason")
-                answer = StudentOutputs(
-                    name=student.name, arm=student.arm, seed=student.seed, model=None, failure=failure
-                )
-            answers.append(answer)
+            answer = self._found(context, student, fingerprint)
+            if answer is None and fingerprint not in failures:
+                raise InternalError(f"the student {part_of(student)} ended without a result or a reason")
+            answers.append(answer or _without_model(student, failure=failures[fingerprint]))
         return CohortOutputs(students=tuple(answers))
-
-    def run_together(self, context: Context, inputs: Sequence[CohortInputs]) -> list[CohortOutputs]:
-        """One cohort of the students of several askings. Raises ContractError if their streams differ."""
-        first = inputs[0]
-        if any(
-            (asked.task, asked.classes, asked.stream) != (first.task, first.classes, first.stream) for asked in inputs
-        ):
-            raise ContractError("students of one cohort read one stream: their samples or batches differ")
-        everyone = tuple(student for asked in inputs for student in asked.students)
-        answers = iter(self.run(context, first.model_copy(update={"students": everyone})).students)
-        return [CohortOutputs(students=tuple(next(answers) for _ in asked.students)) for asked in inputs]
 
     def example(self) -> CohortInputs:
         """One student with a teacher, and the same without."""
@@ -135,14 +124,23 @@ class Students(Stage[CohortInputs, CohortOutputs]):
             ),
         )
 
-    def _found(self, context: Context, inputs: CohortInputs, student: StudentInputs) -> StudentOutputs | None:
-        """A student that exists, under the name and arm that are asked for now."""
-        fingerprint = self.fingerprints(_alone(inputs, student))[part_of(student)]
+    def _found(self, context: Context, student: StudentInputs, fingerprint: str) -> StudentOutputs | None:
+        """A student that exists, under the name and arm that are asked for now; of one that was stopped, where."""
+        if student.stopped is not None:
+            return _without_model(student, stopped=student.stopped)
         folder = context.artifact_place(self.name, fingerprint)
         if (artifact := find_artifact(folder)) is None:
             return None
         outputs = outputs_of(artifact, folder, StudentOutputs)
         return outputs.model_copy(update={"name": student.name, "arm": student.arm})
+
+
+def _without_model(
+    student: StudentInputs, failure: str | None = None, stopped: Stopped | None = None
+) -> StudentOutputs:
+    return StudentOutputs(
+        name=student.name, arm=student.arm, seed=student.seed, model=None, failure=failure, stopped=stopped
+    )
 
 
 def part_of(student: StudentInputs) -> str:
@@ -152,22 +150,6 @@ def part_of(student: StudentInputs) -> str:
 
 def _alone(inputs: CohortInputs, student: StudentInputs) -> CohortInputs:
     return inputs.model_copy(update={"students": (student,)})
-
-
-def room(context: Context) -> int:
-    """Ranks that the cluster has room for now, beside the steps that start with this one; 1 in this process."""
-    if context.local:
-        return 1
-    import ray
-
-    from stages.cluster import gpus_per_worker
-
-    free, resources = ray.available_resources(), context.resources
-    cores = free.get("CPU", 0) if context.width is None else min(free.get("CPU", 0), context.width)
-    room = int(cores // resources.cpus_per_worker)
-    if gpus := gpus_per_worker(resources):
-        room = min(room, int(free.get("GPU", 0) // gpus))
-    return max(1, room)
 
 
 STUDENTS = Students()

@@ -22,26 +22,28 @@ DEATHS = frozenset({"WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutErr
 """Names of what Ray Train raises when a process of the group ended without an exception of its own."""
 
 
-def launch(context: Context, loop: Loop, config: dict[str, Any], workers: int = 1) -> None:
+def launch(context: Context, loop: Loop, config: dict[str, Any], workers: int = 1, restarts: int = RESTARTS) -> None:
     """Run `loop(config)` on every rank. `config` crosses process boundaries and must be picklable.
 
-    Raises what the loop raised if it is a CrossdistillError, else InternalError with the cause.
+    Raises what the loop raised if it is a CrossdistillError, WorkerDied if a process of the group died once more
+    than it is started again, else InternalError with the cause.
     """
     if context.local:
         loop(config)
         return
-    for restart in range(RESTARTS + 1):
+    for restart in range(restarts + 1):
         try:
             _fit(context, loop, config, workers)
             return
-        except _Died as death:
-            if restart == RESTARTS:
-                raise InternalError(f"a worker of {context.step} died {restart + 1} times: {death}") from None
+        except WorkerDied as death:
+            if restart == restarts:
+                times = f"{restart + 1} times" if restart else "once"
+                raise WorkerDied(f"a worker of {context.step} died {times}: {death}") from None
             context.tell("warning", f"a worker died ({death}); going on from its last checkpoint")
 
 
-class _Died(Exception):
-    """A process of the group ended without an exception of its own."""
+class WorkerDied(InternalError):
+    """A process of a group ended without an exception of its own: a crash, or the end of memory."""
 
 
 def _fit(context: Context, loop: Loop, config: dict[str, Any], workers: int) -> None:
@@ -67,7 +69,7 @@ def _fit(context: Context, loop: Loop, config: dict[str, Any], workers: int) -> 
             found = causes(error)
             for cause in found:
                 if type(cause).__name__ in DEATHS or isinstance(cause, ActorDiedError):
-                    raise _Died(str(cause).splitlines()[0]) from None
+                    raise WorkerDied(str(cause).splitlines()[0]) from None
             last = found[-1]
             raise InternalError(f"{context.step}: {type(last).__name__}: {last}") from error
 

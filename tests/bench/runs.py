@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.api import plan, run
 from pipeline.workspace import read_events
 from stages.places import Place
@@ -32,10 +34,24 @@ def bench(quick: bool = False) -> list[dict[str, Any]]:
             row("no-op run of an unchanged spec", timed(["run", str(spec)], repeats), "s", "<= 2"),
             row("plan with nothing new to try", timed(["plan", str(spec)], repeats), "s", None),
         ]
+        rows.append(row("plan with 31 students, nothing new to try", plan_of_many(spec, repeats), "s", "<= 1"))
         rows += stage_overheads(spec, Path(folder))
         if not quick:
             rows += ray_overheads(spec)
     return rows
+
+
+def plan_of_many(spec: Path, repeats: int) -> float:
+    """Median seconds of planning a grid of 30 points of two models, whose data, teacher and labels exist."""
+    value = yaml.safe_load(spec.read_text())
+    value["students"]["small"]["grid"] = {
+        "method.temperature": [1, 2, 3, 4, 5],
+        "training.learning_rate": [0.001, 0.003, 0.01],
+        "model": ["mobile-tiny", "resnet-tiny"],
+    }
+    many = spec.with_name("many.yaml")
+    many.write_text(yaml.safe_dump(value, sort_keys=False))
+    return timed(["plan", str(many), "--workspace", str(spec.with_suffix(".workspace"))], repeats)
 
 
 def row(what: str, value: float, unit: str, aim: str | None) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from stages.base import get_stage
 from stages.context import Context
 from stages.labels.decoded import DenseLabels
 from stages.places import Place
-from stages.students.cohort import open_feed, train
+from stages.students.cohort import open_feed
 from stages.students.feed import Feed
 from stages.students.fit import Fit, Order
+from stages.students.lockstep import train
 from stages.tasks import get_task
 
 TASK = Part.model_validate({"name": "image-classification", "image_size": 32, "channels": 1})
@@ -90,6 +91,7 @@ def run(inputs: CohortInputs, feed: Feed, folder: Path) -> None:
 def bare(inputs: CohortInputs, feed: Feed, folder: Path) -> None:
     """Forward, loss, backward, step, on batches that were made before the clock of a step starts."""
     fit = new_fits(inputs, folder)[0]
+    fit.build()
     labels, budget = str(fit.labels), str(fit.budget)
     shared, labelled = feed.shared(0, {labels: ()}), feed.labelled(0, budget)
     for _ in range(fit.student.steps):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from schemas.evaluation import CostTable, QualityTable, Report
-from stages.evaluation.blocks import printable, verdict
+from stages.evaluation.blocks import verdict
+from stages.evaluation.cells import printable
 from stages.evaluation.render import escape_markdown, fit, render_markdown, render_terminal
 
 GOLDEN = Path(__file__).parent / "report.md"
@@ -254,6 +255,73 @@ def test_a_reason_to_fail_is_told_once() -> None:
     assert "student mobile failed in 1 of 5 trainings (source-only, seed 1): not finite\n" in text
     assert "no-teacher: impossible at a budget of 0\n" in text
     assert "no labels" not in text
+
+
+def grid_report(*arms: Any, **more: Any) -> Report:
+    """Points of a grid at temperatures 1, 2, …, with these distilled arms."""
+    names = [f"mobile-temperature-{number}" for number in range(1, len(arms) + 1)]
+    tables = [
+        table(0, 0, 0, subject=name, arms=[one, arm("no-teacher", 0.5)], comparison=None).dump()
+        for name, one in zip(names, arms, strict=True)
+    ]
+    points = {name: {"method.temperature": number} for number, name in enumerate(names, 1)}
+    return report(qualities=tables, grids=[{"name": "mobile", "points": points}], **more)
+
+
+def stopped_arm(rung: int, quality: float) -> Any:
+    stopped = {"rung": rung, "rungs": 3, "metric": "accuracy", "quality": quality}
+    return {"arm": "distilled", "seeds": [{"seed": 0, "stopped": stopped}], "note": f"stopped at rung {rung} of 3"}
+
+
+def test_the_best_of_a_grid_is_chosen_by_selection_quality_alone() -> None:
+    """The point of the better final quality stands beside it, and is not taken."""
+    better_final = arm("distilled", 0.9, 0.9)
+    for seed in better_final["seeds"]:
+        seed["selection"]["accuracy"] = 0.6
+    shown = grid_report(better_final, arm("distilled", 0.8, 0.82), arm("distilled", 0.7, 0.7))
+    for text in (render_markdown(shown), terminal(shown)):
+        words = " ".join(text.split())
+        assert "mobile: 3 points of its grid" in words
+        assert (
+            "Best by selection quality: temperature 2 (80.0 ± 1.4); its final quality is 81.0 ± 1.4. "
+            "Final quality chose nothing." in words
+        )
+    rows = [line.split("  ")[0] for line in terminal(shown).splitlines() if line.startswith("temperature")]
+    assert rows == ["temperature 2", "temperature 3", "temperature 1"]
+
+
+def test_a_terminal_shows_the_best_point_and_the_grid_a_file_all_of_them() -> None:
+    shown = grid_report(arm("distilled", 0.8), arm("distilled", 0.9), stopped_arm(1, 0.3))
+    assert [name for name in shown.grids[0].points if f"{name} on digits" in terminal(shown)] == [
+        "mobile-temperature-2"
+    ]
+    in_file = [name for name in shown.grids[0].points if f"## {name} on digits" in render_markdown(shown)]
+    assert in_file == ["mobile-temperature-1", "mobile-temperature-2"], "of a stopped one, its row says all"
+
+
+def test_stopped_points_stand_last_by_rung_and_have_not_failed() -> None:
+    shown = grid_report(stopped_arm(1, 0.9), stopped_arm(2, 0.4), arm("distilled", 0.3), stopped_arm(2, 0.5))
+    text = terminal(shown)
+    rows = [line for line in text.splitlines() if line.startswith("temperature")]
+    assert [row.split()[1] for row in rows] == ["3", "4", "2", "1"]
+    assert "90.0 at rung 1 of 3" in rows[-1]
+    assert rows[-1].split()[-1] == "stopped"
+    assert "failed" not in text
+    alone = table(0, 0, 0, arms=[stopped_arm(2, 0.4)], comparison=None)
+    assert verdict(alone, {}) == "mobile: it was stopped at rung 2 of 3, at a selection quality of 40.0 (accuracy)."
+
+
+def test_a_point_with_a_failed_seed_stands_behind_those_without() -> None:
+    shown = grid_report(arm("distilled", 0.9, failed="out of memory"), arm("distilled", 0.8))
+    assert "Best by selection quality: temperature 2" in terminal(shown)
+
+
+def test_equal_points_and_unknown_ones_are_told_as_such() -> None:
+    assert "Best by selection quality, as 1 other has: temperature 1" in terminal(
+        grid_report(arm("distilled", 0.8), arm("distilled", 0.8), arm("distilled", 0.7))
+    )
+    nothing = grid_report(*UNKNOWN, *UNKNOWN)
+    assert "No validation labels were held back, so none of them can be chosen." in terminal(nothing)
 
 
 def test_an_empty_report_is_still_one() -> None:

@@ -180,7 +180,8 @@ def test_what_a_method_trains_belongs_to_the_students_seed(world: World, local_c
     fits = [fit.Fit(order_of(one, number), get_task(one.task), Storage(), torch.device("cpu")) for number in (0, 0, 1)]
     feed, states = world.feed(fits, Storage(), torch.device("cpu")), []
     for item in fits:
-        item.begin(feed)
+        item.meet(feed)
+        item.build()
         states.append(item._learners.pack()[0])
     assert states[2] == {}
     assert set(states[0]) == {"1.projection.module.weight", "1.projection.module.bias"}

@@ -16,6 +16,7 @@ from schemas.base import Part
 from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
 from schemas.errors import DataError
 from schemas.labels import LabelsInputs
+from schemas.runs import Event
 from schemas.spec import LabelBudget, Resources, Source, Split, Storage, Training
 from schemas.students import CohortInputs, SourceInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
@@ -23,7 +24,7 @@ from stages.base import get_stage
 from stages.context import Context
 from stages.domains.reader import read_budget
 from stages.places import Place
-from stages.students import stage
+from stages.students import bisection, group
 from stages.students.cohort import open_feed
 from stages.students.feed import Feed
 from stages.students.fit import Fit, Order
@@ -170,7 +171,7 @@ def test_hidden_labels_change_nothing_for_any_method(tmp_path: Path) -> None:
 def test_two_ranks_equal_this_process(
     made: CohortInputs, tmp_path: Path, ray_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "room", lambda context: 2)
+    monkeypatch.setattr(group, "room", lambda context: 2)
     bad = made.students[0].model_copy(update={"name": "bad", "labels": None})
     mixed = made.model_copy(update={"students": (*made.students, bad)})
     here = STUDENTS.run(local(tmp_path / "here"), mixed)
@@ -181,3 +182,30 @@ def test_two_ranks_equal_this_process(
     assert [one.history for one in there.students] == [one.history for one in here.students]
     assert there.students[5].failure == here.students[5].failure
     assert "needs `labels`" in str(there.students[5].failure)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_who_ends_the_process_is_found_and_the_others_end_well(
+    made: CohortInputs, tmp_path: Path, ray_context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker group takes seconds to start: here nobody is started twice without being looked for."""
+    monkeypatch.setattr(bisection, "RESTARTS", 0)
+    monkeypatch.setattr(group, "room", lambda context: 1)
+    told: list[Event] = []
+    healthy = made.students[0]
+    model = Part(name="image_factories:deadly")
+    deadly = healthy.model_copy(update={"name": "deadly", "model": model})
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "user_code"))
+    mixed = made.model_copy(update={"students": (deadly, healthy)})
+    context = replace(ray_context, step="students/s", sink=told.append)
+    found = STUDENTS.run(context, mixed).students
+    alone = STUDENTS.run(local(tmp_path / "alone"), made.model_copy(update={"students": (healthy,)})).students[0]
+    assert found[0].model is None
+    assert str(found[0].failure).startswith("it ends the process that trains it (a worker of students/s died once: ")
+    assert found[1].failure is None
+    assert (found[1].model.digest, found[1].history) == (alone.model.digest, alone.history)  # type: ignore[union-attr]
+    searches = [event.message for event in told if "by halves" in event.message]
+    assert [message.rpartition("; ")[2] for message in searches] == [
+        "looking for the student that ends it among 2, by halves"
+    ]

@@ -30,6 +30,23 @@ def plain(num_classes: int) -> nn.Module:
     return network
 
 
+def deadly(num_classes: int) -> nn.Module:
+    """Ends its process in its third training step, as the kernel does when memory is over."""
+    import os
+    import signal
+
+    def end(module: nn.Module, args: Any) -> None:
+        network.steps += module.training
+        if network.steps == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    network: Any = group_norm(num_classes)
+    network.steps = 0
+    network.register_forward_pre_hook(end)
+    model: nn.Module = network
+    return model
+
+
 def brightness(num_classes: int) -> Any:
     """No Module: a callable from a numpy batch to logits, as a served model is."""
 

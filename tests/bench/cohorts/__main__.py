@@ -32,9 +32,10 @@ from schemas.teachers import GivenTeacher, TeacherInputs
 from stages.base import get_stage
 from stages.context import Context
 from stages.places import Place
-from stages.students.cohort import open_feed, train
+from stages.students.cohort import open_feed
 from stages.students.feed import Feed, LabelledBatch, SharedBatch
 from stages.students.fit import Fit
+from stages.students.lockstep import train
 from stages.students.teacher import DenseTeacher
 from tests.bench.cohorts import models
 from tests.bench.cohorts.models import CLASSES, PAIRS, Pair
@@ -58,7 +59,7 @@ def main() -> None:
     table: list[dict[str, Any]] = []
     for pair in PAIRS[1:2] if quick else PAIRS:
         with tempfile.TemporaryDirectory() as folder:
-            for item in measure(pair, Path(folder), 2 if quick else 6, 1 if quick else 3):
+            for item in measure(pair, Path(folder), 4 if quick else 12, 1 if quick else 3):
                 table.append(item)
                 aim = f"   (aim: {item['aim']})" if item["aim"] else ""
                 print(f"{item['what']:<96} {item['value']:>9,.3f} {item['unit']}{aim}", flush=True)
@@ -177,7 +178,7 @@ def in_turns(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]]:
 
 
 def stored(fits: list[Fit], feed: Feed) -> float:
-    """Seconds of a cohort's own loop; nothing is committed."""
+    """Seconds of a cohort's own loop, its students built in it; nothing is committed."""
     started = time.perf_counter()
     train(fits, feed, lambda fit: None, lambda done: None, 1e9)
     return time.perf_counter() - started
@@ -185,13 +186,11 @@ def stored(fits: list[Fit], feed: Feed) -> float:
 
 def online(fits: list[Fit], asking: Online) -> float:
     """Seconds of students that step together, each step with the teacher's answer of that step."""
-    for fit in fits:
-        fit.begin(asking.feed)
-        fit.labels = "teacher"
-    started = time.perf_counter()
+    started = _built(fits, asking.feed)
     for step in range(fits[0].student.steps):
         shared = asking.batch(step)
         for fit in fits:
+            fit.labels = "teacher"
             fit.step(shared, None)
     return time.perf_counter() - started
 
@@ -199,10 +198,19 @@ def online(fits: list[Fit], asking: Online) -> float:
 def untaught(fit: Fit, asking: Online) -> float:
     """Seconds of the same student over the same inputs with a class for each row, and no teacher anywhere."""
     truth = torch.arange(BATCH) % CLASSES
-    started = time.perf_counter()
+    started = _built([fit], asking.feed)
     for step in range(fit.student.steps):
         fit.step(None, LabelledBatch(asking.inputs(step)[0], truth, {}))
     return time.perf_counter() - started
+
+
+def _built(fits: list[Fit], feed: Feed) -> float:
+    """The time before students were built: that counts on both sides."""
+    started = time.perf_counter()
+    for fit in fits:
+        fit.meet(feed)
+        fit.build()
+    return started
 
 
 def _median(work: Callable[[], Any], repeats: int) -> float:
