@@ -16,7 +16,8 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,8 @@ from schemas.errors import PlaceError, StoreError
 from stages.places import Place, checksum_file, checksum_stream
 
 FOLDER, SIZE = "CROSSDISTILL_CACHE", "CROSSDISTILL_CACHE_SIZE"
+DOWNLOADS, KEYS_AHEAD = 8, 8
+"""Objects that are downloaded at once ahead of need; units or shards of which they are at most."""
 PART = ".part"
 """Ends the name of a file that is on its way."""
 SCANS = 64
@@ -62,6 +65,39 @@ def held(place: Place, info: ObjectInfo, name: str, mend: str, trusted: bool = F
                 yield path
     except (FileNotFoundError, IsADirectoryError):
         raise StoreError(f"{place.uri}/{name} is missing: {mend}") from None
+
+
+class Ahead:
+    """What will be wanted in an order that is known, brought before it is, several objects at once.
+
+    `keys` in that order; `coming` gives the downloads of one, which may be called in any thread.
+    """
+
+    def __init__(self, keys: Sequence[int], coming: Callable[[int], Iterable[Callable[[], object]]]) -> None:
+        self._keys, self._coming = keys, coming
+        self._number = {key: number for number, key in enumerate(keys)}
+        self._begun: int | None = None
+        self._futures: dict[int, list[Future[object]]] = {}
+        self._pool = ThreadPoolExecutor(DOWNLOADS, "crossdistill-download")
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def reach(self, key: int) -> None:
+        """Wait until what is wanted of `key` is here, with the next `KEYS_AHEAD` on their way. Raises what failed.
+
+        What comes before the first key that is reached is not brought.
+        """
+        number = self._number[key]
+        begin = number if self._begun is None else self._begun
+        for begun in self._keys[begin : number + 1 + KEYS_AHEAD]:
+            self._futures[begun] = [self._pool.submit(download) for download in self._coming(begun)]
+        self._begun = max(begin, number + 1 + KEYS_AHEAD)
+        for future in self._futures.pop(key, ()):
+            future.result()
 
 
 def node_cache() -> Cache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 
 from schemas.artifacts import ObjectInfo
 from schemas.errors import PlaceError, StoreError
-from stages.cache import Cache, held, node_cache
+from stages.cache import DOWNLOADS, KEYS_AHEAD, Ahead, Cache, held, node_cache
 from stages.places import Place, checksum
 from tests.far import Far
 
@@ -198,3 +199,40 @@ def test_a_full_disk_is_told(far: Far, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(PlaceError, match=r"cache has room for [\d,]+ bytes and .*far/one has 1,152,9.*: make some"):
         read(Cache(tmp_path / "cache"), far, info)
     assert far.downloads == []
+
+
+# --- ahead of need -----------------------------------------------------------------------------------------------
+
+
+def test_several_objects_come_at_once_and_no_more_than_are_near() -> None:
+    together, begun = threading.Barrier(DOWNLOADS), []
+
+    def coming(key: int) -> list[Callable[[], object]]:
+        begun.append(key)
+        return [lambda: together.wait(20)] if key in keys[:DOWNLOADS] else []
+
+    keys = list(range(2 * DOWNLOADS))[::-1]
+    with Ahead(keys, coming) as ahead:
+        for key in keys[:DOWNLOADS]:
+            ahead.reach(key)  # would break the barrier if fewer ran together
+            ahead.reach(key)
+            assert begun == keys[: keys.index(key) + 1 + KEYS_AHEAD]
+
+
+def test_what_failed_is_raised_where_it_is_wanted() -> None:
+    def fail() -> None:
+        raise StoreError("gone")
+
+    with Ahead([3, 1, 2], lambda key: [fail] if key == 1 else []) as ahead:
+        ahead.reach(3)
+        with pytest.raises(StoreError, match="gone"):
+            ahead.reach(1)
+
+
+def test_an_order_that_is_entered_late_brings_nothing_before() -> None:
+    begun: list[int] = []
+    with Ahead(range(100), lambda key: begun.append(key) or []) as ahead:  # type: ignore[func-returns-value]
+        ahead.reach(50)
+        ahead.reach(40)
+        ahead.reach(52)
+    assert begun == list(range(50, 53 + KEYS_AHEAD))

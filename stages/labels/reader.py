@@ -10,9 +10,10 @@ disk is read through the node's cache (`stages.cache`), into which `batches` bri
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -358,6 +359,17 @@ class LabelSet:
             if len(self._mapped) > UNITS_MAPPED:
                 self._mapped.popitem(last=False)
         return found
+
+    def coming(self, unit: int) -> list[Callable[[], None]]:
+        """The downloads of a unit's labels that `read` rests on; they may be called in any threads, and go together."""
+        if self.store.place.is_local:
+            return []
+        objects = self._units[unit].receipt.objects
+        return [partial(self._bring, unit, info) for info in objects if info.name.split("/")[0] in self._names]
+
+    def _bring(self, unit: int, info: ObjectInfo) -> None:
+        with self._held(unit, info):
+            pass
 
     def _taken(self, unit: int, rows: np.ndarray, names: Set[str]) -> dict[str, np.ndarray]:
         mapped = self._unit(unit, names)
