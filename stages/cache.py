@@ -84,19 +84,23 @@ class Ahead:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Bring nothing more; what is under way is waited for."""
         self._pool.shutdown(cancel_futures=True)
 
-    def reach(self, key: int) -> None:
-        """Wait until what is wanted of `key` is here, with the next `KEYS_AHEAD` on their way. Raises what failed.
+    def reach(self, *keys: int) -> None:
+        """Wait until what is wanted of some keys is here, with the next `KEYS_AHEAD` on their way. Raises what failed.
 
-        What comes before the first key that is reached is not brought.
+        What comes before the first keys that are reached is not brought.
         """
-        number = self._number[key]
-        begin = number if self._begun is None else self._begun
-        for begun in self._keys[begin : number + 1 + KEYS_AHEAD]:
+        numbers = [self._number[key] for key in keys]
+        begin, end = min(numbers) if self._begun is None else self._begun, max(numbers) + 1 + KEYS_AHEAD
+        for begun in self._keys[begin:end]:
             self._futures[begun] = [self._pool.submit(download) for download in self._coming(begun)]
-        self._begun = max(begin, number + 1 + KEYS_AHEAD)
-        for future in self._futures.pop(key, ()):
+        self._begun = max(begin, end)
+        for future in [future for key in keys for future in self._futures.pop(key, ())]:
             future.result()
 
 

@@ -231,8 +231,12 @@ def test_what_failed_is_raised_where_it_is_wanted() -> None:
 
 def test_an_order_that_is_entered_late_brings_nothing_before() -> None:
     begun: list[int] = []
-    with Ahead(range(100), lambda key: begun.append(key) or []) as ahead:  # type: ignore[func-returns-value]
-        ahead.reach(50)
-        ahead.reach(40)
-        ahead.reach(52)
-    assert begun == list(range(50, 53 + KEYS_AHEAD))
+
+    def coming(key: int) -> list[Callable[[], object]]:
+        begun.append(key)
+        return []
+
+    with Ahead(range(100), coming) as ahead:
+        ahead.reach(51, 50)
+        ahead.reach(40, 53)
+    assert begun == list(range(50, 54 + KEYS_AHEAD))

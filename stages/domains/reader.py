@@ -10,8 +10,9 @@ Shapes: N rows of the domain, B rows asked for, D shards.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,10 @@ class Samples:
             self._columns[shard, role] = ipc.raw_values(self._batch(shard).column(role), self.columns[role])
         values: np.ndarray = self._columns[shard, role]
         return values
+
+    def coming(self, shard: int) -> list[Callable[[], object]]:
+        """The download that a shard rests on, to be called in any thread; none where the domain is local."""
+        return [] if self._files.is_local else [partial(self._batch, shard)]
 
     def _batch(self, shard: int) -> pa.RecordBatch:
         """A shard, mapped; verified on its first touch."""
