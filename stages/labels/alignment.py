@@ -13,7 +13,7 @@ import numpy as np
 
 from schemas.errors import LabelsMissing, StoreError
 from stages.labels.decoded import Decoded
-from stages.labels.matching import ABSENT, OTHER, match
+from stages.labels.matching import ABSENT, OTHER, Matches, match
 
 if TYPE_CHECKING:
     from stages.labels.reader import LabelSet
@@ -79,22 +79,27 @@ def align(labels: LabelSet, samples: Samples) -> LabelSet | AlignedLabels:
     if wanted == [unit.shard_digest for unit in labels.units if unit.view == 0]:
         return labels
     total = sum(shard.rows for shard in samples.shards)
-    ours = ((as_bytes(samples.sample_ids(shard)), samples.content_ids(shard)) for shard in range(len(wanted)))
-    units = range(len(labels.offsets) - 1)
-    theirs = ((as_bytes(labels.sample_ids(unit)), labels.content_ids(unit)) for unit in units)
-    found = match(theirs, ours, int(labels.offsets[-1]), total)
+    found = find(labels, samples)
     name, label = labels.fingerprint[:12], "Label them: `crossdistill run SPEC --only labels`"
     if missing := found.counts[ABSENT]:
         raise LabelsMissing(
-            f"{missing:,} of {total:,} samples have no label in set {name} ({_first(samples, found.first[ABSENT])}). "
-            f"{label}"
+            f"{missing:,} of {total:,} samples have no label in set {name} "
+            f"({first_ids(samples, found.first[ABSENT])}). {label}"
         )
-    if differing := found.counts[OTHER]:  # zeros: whoever imported them did not know
+    if differing := found.counts[OTHER]:
         raise StoreError(
             f"{differing:,} of {total:,} samples have other content than set {name} speaks of "
-            f"({_first(samples, found.first[OTHER])}). {label}"
+            f"({first_ids(samples, found.first[OTHER])}). {label}"
         )
     return AlignedLabels(labels, found.rows)
+
+
+def find(labels: LabelSet, samples: Samples) -> Matches:
+    """Where a set holds each of some samples, by their ids; content is compared where both sides know it."""
+    units, shards = range(len(labels.offsets) - 1), range(len(samples.shards))
+    theirs = ((as_bytes(labels.sample_ids(unit)), labels.content_ids(unit)) for unit in units)
+    ours = ((as_bytes(samples.sample_ids(shard)), samples.content_ids(shard)) for shard in shards)
+    return match(theirs, ours, int(labels.offsets[-1]), sum(shard.rows for shard in samples.shards))
 
 
 def positions_of(labels: LabelSet, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +114,8 @@ def as_bytes(ids: Sequence[str]) -> np.ndarray:
     return np.array([str(item).encode() for item in ids], dtype=np.bytes_)
 
 
-def _first(samples: Samples, rows: Sequence[int]) -> str:
+def first_ids(samples: Samples, rows: Sequence[int]) -> str:
+    """The ids of some samples, for people."""
     offsets = np.cumsum([0, *(shard.rows for shard in samples.shards)])
     shards = (np.searchsorted(offsets, rows, side="right") - 1).tolist()
     ids = [str(samples.sample_ids(shard)[row - offsets[shard]]) for shard, row in zip(shards, rows, strict=True)]

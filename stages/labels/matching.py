@@ -49,7 +49,7 @@ class Matches:
 
 
 def match(held: Iterable[Chunk], wanted: Iterable[Chunk], held_rows: int, wanted_rows: int) -> Matches:
-    """Each row of `wanted` by its id among those of `held`; content is compared where `held` knows it.
+    """Each row of `wanted` by its id among those of `held`; content is compared where both know it.
 
     Raises PlaceError if there is no room for the temporary files.
     """
@@ -211,8 +211,8 @@ def _looked_up(held: _Records, wanted: _Records) -> NDArray[np.int64]:
             return found
         rows = order[place[open_]]
         same = held["id"][rows] == wanted["id"][open_]
-        theirs = held["content"][rows]
-        other = (theirs != wanted["content"][open_]).any(axis=1) & theirs.any(axis=1)
+        one, two = held["content"][rows], wanted["content"][open_]
+        other = (one != two).any(axis=1) & one.any(axis=1) & two.any(axis=1)
         found[open_[same]] = np.where(other, OTHER, held["at"][rows])[same]
         open_ = open_[~same]
         place[open_] += 1
