@@ -182,16 +182,6 @@ def read_object(files: Place, artifact: Artifact, name: str) -> bytes:
     return data
 
 
-def check_object(path: Path, info: ObjectInfo, stage: str) -> None:
-    """Check a local file against its size and checksum. Raises StoreError naming it."""
-    from stages.places import checksum_file
-
-    if not path.is_file():
-        raise StoreError(f"{path} is missing: make it again with --force {stage}")
-    if checksum_file(path) != (info.size, info.checksum):
-        raise StoreError(f"{path} is damaged: make it again with --force {stage}")
-
-
 def outputs_of(artifact: Artifact, folder: Place, contract: type[DocumentT]) -> DocumentT:
     """The outputs that a committed artifact recorded, in their contract. Raises like `read_document`."""
     value: dict[str, Any] = _moved(artifact.outputs, HERE, folder.uri)

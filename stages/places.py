@@ -229,18 +229,14 @@ class Place:
                         rest = path.relative_to(local).as_posix() if local.is_dir() else ""
                         self._fs.put_file(str(path), self._full(f"{name}/{rest}" if rest else name))
 
-    def fetch(self, name: str, into: Path) -> Path:
-        """The object as a local file: the file itself where the place is local, else a download into `into`."""
-        if self.is_local:
-            return self.path / _inside(name)
-        target = into / _inside(name)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f".tmp-{new_attempt()}")
-            with _told(self.uri):
-                self._fs.get_file(self._full(name), str(part))
-            part.replace(target)
-        return target
+    def file(self, name: str) -> Path:
+        """The path of an object. Raises PlaceError for object storage."""
+        return self.path / _inside(name)
+
+    def download(self, name: str, path: Path) -> None:
+        """Write the object's bytes to a local file. Raises FileNotFoundError if absent."""
+        with _told(self.uri):
+            self._fs.get_file(self._full(name), str(path))
 
     def objects(self, folder: str) -> Iterator[ObjectInfo]:
         """Every file below a folder, with size and checksum, sorted by name. Reads all bytes."""

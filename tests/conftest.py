@@ -29,6 +29,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.nodeid.partition("::")[0]))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of this machine's cache; what outlives a test has one of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CROSSDISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("CROSSDISTILL_CACHE_SIZE", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def node_cache(_cache_of_the_tests: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for the test, else one would read what another downloaded."""
+    folder = tmp_path / "node cache"
+    monkeypatch.setenv("CROSSDISTILL_CACHE", str(folder))
+    return folder / "objects"
+
+
 @pytest.fixture(scope="session")
 def ray_runtime() -> Iterator[None]:
     """A Ray runtime on this machine with two CPUs' worth of workers."""

@@ -102,11 +102,12 @@ def test_a_copy_stays_when_the_first_name_goes(place: Place) -> None:
         place.copy("kept/a/file", "attempt/other")
 
 
-def test_fetch_gives_a_local_file(place: Place, tmp_path: Path) -> None:
+def test_an_object_is_downloaded(place: Place, tmp_path: Path) -> None:
     place.put("x/y.bin", b"abc")
-    assert place.fetch("x/y.bin", tmp_path / "cache").read_bytes() == b"abc"
+    place.download("x/y.bin", tmp_path / "here")
+    assert (tmp_path / "here").read_bytes() == b"abc"
     with pytest.raises(FileNotFoundError):
-        place.fetch("x/none.bin", tmp_path / "cache").read_bytes()
+        place.download("x/none.bin", tmp_path / "there")
 
 
 def test_log_keeps_history_and_the_highest_wins(place: Place) -> None:

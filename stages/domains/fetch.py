@@ -7,7 +7,6 @@ configuration. Safe beside other processes: files enter the cache by rename.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from schemas.errors import DataError
+from stages.cache import cache_folder
 
 TIMEOUT_S = 600
 
@@ -36,11 +36,6 @@ class Member:
     def requirement(self) -> str:
         """As pip wants it."""
         return f"{self.package}=={self.version}"
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: CROSSDISTILL_CACHE, else `~/.cache/crossdistill`."""
-    return Path(os.environ.get("CROSSDISTILL_CACHE") or "~/.cache/crossdistill").expanduser()
 
 
 def fetch(member: Member) -> Path:

@@ -2,20 +2,17 @@
 
 Opening costs two small reads. A shard's size and checksum are verified when it is first touched (about 1 GB/s),
 then it is mapped, and rows are gathered at memory speed. Samples in object storage are downloaded once per
-process, shard by shard. Readers take a plain `Place`, so they work in any worker.
+node (`stages.cache`), shard by shard. Readers take a plain `Place`, so they work in any worker.
 
 Shapes: N rows of the domain, B rows asked for, D shards.
 """
 
 from __future__ import annotations
 
-import atexit
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +21,10 @@ import pyarrow as pa
 from schemas.artifacts import Artifact, BudgetRef, SamplesRef, SplitRef, TruthRef
 from schemas.canonical import canonical_json, digest, digest_bytes
 from schemas.domains import DomainManifest, ShardInfo
-from schemas.errors import DataError, StoreError
+from schemas.errors import DataError
 from schemas.spec import SPLITS
-from stages.artifacts import check_object, open_ref, read_object
+from stages.artifacts import open_ref, read_object
+from stages.cache import held
 from stages.domains import ipc
 from stages.places import Place
 from stages.tasks.base import Column, Packed
@@ -151,13 +149,16 @@ class Samples:
         values: np.ndarray = self._columns[shard, role]
         return values
 
+    def coming(self, shard: int) -> list[Callable[[], object]]:
+        """The download that a shard rests on, to be called in any thread; none where the domain is local."""
+        return [] if self._files.is_local else [partial(self._batch, shard)]
+
     def _batch(self, shard: int) -> pa.RecordBatch:
         """A shard, mapped; verified on its first touch."""
         if shard not in self._batches:
             info = self.shards[shard].samples
-            path = _local_path(self._files, info.name)
-            check_object(path, info, "domains")
-            self._batches[shard] = ipc.open_mapped(path)
+            with held(self._files, info, info.name, "make it again with --force domains") as path:
+                self._batches[shard] = ipc.open_mapped(path)
         return self._batches[shard]
 
 
@@ -248,19 +249,3 @@ def _open_manifest(place: Place, ref: SamplesRef | TruthRef) -> tuple[DomainMani
     artifact, files = open_ref(place, ref, "domains")
     manifest = DomainManifest.parse_json(read_object(files, artifact, MANIFEST), f"{files.uri}/{MANIFEST}")
     return manifest, artifact, files
-
-
-def _local_path(files: Place, name: str) -> Path:
-    """The file on this machine, downloaded if need be. Raises StoreError if it is missing."""
-    try:
-        return files.fetch(name, Path("/") if files.is_local else _downloads(files))
-    except FileNotFoundError:
-        raise StoreError(f"{files.uri}/{name} is missing: make it again with --force domains") from None
-
-
-@cache
-def _downloads(files: Place) -> Path:
-    """This process's folder for files of one artifact in object storage; gone when the process ends."""
-    folder = TemporaryDirectory(prefix="crossdistill-samples-")
-    atexit.register(folder.cleanup)
-    return Path(folder.name)

@@ -13,12 +13,13 @@ import numpy as np
 
 from schemas.errors import LabelsMissing, StoreError
 from stages.labels.decoded import Decoded
+from stages.labels.matching import ABSENT, OTHER, Matches, match
 
 if TYPE_CHECKING:
     from stages.labels.reader import LabelSet
 
-SHOWN = 5
-"""Ids that an error shows."""
+BLOCK_ROWS = 2**20
+"""Samples that are looked through at a time."""
 
 
 class Samples(Protocol):
@@ -43,10 +44,12 @@ class AlignedLabels:
     def samples_at(self, positions: np.ndarray) -> np.ndarray:
         """Which sample stands at each position of the set, -1 where none of them does. One pass over all samples."""
         order = np.argsort(positions, kind="stable")
-        found = np.full(len(positions), -1, np.int64)
-        places = np.minimum(np.searchsorted(positions, self._rows, sorter=order), len(positions) - 1)
-        same = positions[order][places] == self._rows
-        found[order[places[same]]] = np.flatnonzero(same)
+        ordered, found = positions[order], np.full(len(positions), -1, np.int64)
+        for begin in range(0, len(self._rows), BLOCK_ROWS):
+            rows = self._rows[begin : begin + BLOCK_ROWS]
+            places = np.minimum(np.searchsorted(ordered, rows), len(positions) - 1)
+            same = ordered[places] == rows
+            found[order[places[same]]] = np.flatnonzero(same) + begin
         return found
 
     def gather(
@@ -67,53 +70,53 @@ class AlignedLabels:
 def align(labels: LabelSet, samples: Samples) -> LabelSet | AlignedLabels:
     """The labels in the order of the samples: the set itself where its units are the samples' shards.
 
-    Else each sample is looked for by its id, and its content compared (one pass over both sides' ids; about 50 bytes
-    a row of memory). Raises LabelsMissing counting samples without a label, StoreError counting those whose content
-    is another. Labels of other samples are passed over.
+    Else each sample is looked for by its id, and its content compared: one pass over both sides' ids in bounded memory
+    (`matching`), and 8 bytes a sample, mapped from a temporary file where they are many. Raises LabelsMissing counting
+    samples without a label, StoreError counting those whose content is another. Labels of other samples are passed
+    over.
     """
     wanted = [shard.digest for shard in samples.shards]
     if wanted == [unit.shard_digest for unit in labels.units if unit.view == 0]:
         return labels
     total = sum(shard.rows for shard in samples.shards)
-    if total == 0:
-        return AlignedLabels(labels, np.zeros(0, np.int64))
-    shards = range(len(wanted))
-    ids = as_bytes([str(item) for shard in shards for item in samples.sample_ids(shard)])
-    rows, missing = positions_of(labels, ids)
+    found = find(labels, samples)
     name, label = labels.fingerprint[:12], "Label them: `crossdistill run SPEC --only labels`"
-    if missing.any():
+    if missing := found.counts[ABSENT]:
         raise LabelsMissing(
-            f"{missing.sum():,} of {total:,} samples have no label in set {name} ({_first(ids[missing])}). {label}"
+            f"{missing:,} of {total:,} samples have no label in set {name} "
+            f"({first_ids(samples, found.first[ABSENT])}). {label}"
         )
-    theirs = np.concatenate([labels.content_ids(unit) for unit in range(len(labels.offsets) - 1)])[rows]
-    ours = np.concatenate([samples.content_ids(shard) for shard in shards])
-    differing = (theirs != ours).any(axis=1) & theirs.any(axis=1)  # zeros: whoever imported them did not know
-    if differing.any():
+    if differing := found.counts[OTHER]:
         raise StoreError(
-            f"{differing.sum():,} of {total:,} samples have other content than set {name} speaks of "
-            f"({_first(ids[differing])}). {label}"
+            f"{differing:,} of {total:,} samples have other content than set {name} speaks of "
+            f"({first_ids(samples, found.first[OTHER])}). {label}"
         )
-    return AlignedLabels(labels, rows.astype(np.int64))
+    return AlignedLabels(labels, found.rows)
+
+
+def find(labels: LabelSet, samples: Samples) -> Matches:
+    """Where a set holds each of some samples, by their ids; content is compared where both sides know it."""
+    units, shards = range(len(labels.offsets) - 1), range(len(samples.shards))
+    theirs = ((as_bytes(labels.sample_ids(unit)), labels.content_ids(unit)) for unit in units)
+    ours = ((as_bytes(samples.sample_ids(shard)), samples.content_ids(shard)) for shard in shards)
+    return match(theirs, ours, int(labels.offsets[-1]), sum(shard.rows for shard in samples.shards))
 
 
 def positions_of(labels: LabelSet, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(positions (N,) in a set of samples by their ids (N,), mask of those that it does not hold)."""
-    units = range(len(labels.offsets) - 1)
-    held = as_bytes([item for unit in units for item in labels.sample_ids(unit)])
-    width = max(ids.dtype.itemsize, held.dtype.itemsize, 1)
-    ids, held = ids.astype(f"S{width}"), held.astype(f"S{width}")
-    order = np.argsort(held, kind="stable")
-    places = np.minimum(np.searchsorted(held, ids, sorter=order), max(len(held) - 1, 0))
-    if not len(held):
-        return places, np.ones(len(ids), bool)
-    rows = order[places]
-    return rows, held[rows] != ids
+    held = ((as_bytes(labels.sample_ids(unit)), None) for unit in range(len(labels.offsets) - 1))
+    rows = match(held, [(ids, None)], int(labels.offsets[-1]), len(ids)).rows
+    return rows, rows == ABSENT
 
 
 def as_bytes(ids: Sequence[str]) -> np.ndarray:
     """Ids (N,) as bytes of one width."""
-    return np.array([item.encode() for item in ids], dtype=np.bytes_)
+    return np.array([str(item).encode() for item in ids], dtype=np.bytes_)
 
 
-def _first(ids: np.ndarray) -> str:
-    return "first: " + ", ".join(ascii(item.decode())[1:-1] for item in ids[:SHOWN].tolist())
+def first_ids(samples: Samples, rows: Sequence[int]) -> str:
+    """The ids of some samples, for people."""
+    offsets = np.cumsum([0, *(shard.rows for shard in samples.shards)])
+    shards = (np.searchsorted(offsets, rows, side="right") - 1).tolist()
+    ids = [str(samples.sample_ids(shard)[row - offsets[shard]]) for shard, row in zip(shards, rows, strict=True)]
+    return "first: " + ", ".join(ascii(item)[1:-1] for item in ids)

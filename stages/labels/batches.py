@@ -2,9 +2,9 @@
 handed out in the order of the shuffle, while a thread reads the next window.
 
 The order is that of `stages.training.stream.shuffled`, a pure function of (seed, epoch): no reader keeps a state, any
-number of ranks splits one stream, and an epoch goes on from one integer. Memory: two windows, whatever the size of the
-set. On one core, 140 bytes a row: 60 ns a row go into the order, 30 into reading, the rest into handing out (`make
-bench-store` measures it).
+number of ranks splits one stream, and an epoch goes on from one integer. Units in object storage are on their way to
+the node's cache before their window is read. Memory: two windows, whatever the size of the set. On one core, 140 bytes
+a row: 60 ns a row go into the order, 30 into reading, the rest into handing out (`make bench-store` measures it).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stages.cache import Ahead
 from stages.labels.layout import Layout, Offsets
-from stages.training.stream import Window, windows
+from stages.training.stream import Window, shard_order, windows
 
 if TYPE_CHECKING:
     from stages.labels.reader import LabelSet
@@ -89,20 +90,30 @@ class Epoch:
         rows = max(1, int(self.window_bytes // max(labels.bytes_per_row, 1)))
         asked = windows(labels.offsets, rows, self.seed, self.epoch, first)
         kept: list[Batch] = [{}, {}]
-        with ThreadPoolExecutor(1, "crossdistill-window") as ahead:
+        with Ahead(self._units(first // rows * rows), labels.coming) as coming, ThreadPoolExecutor(1) as ahead:
             making: Future[_Read] | None = None
             for number, window in enumerate(asked):
-                made, making = making, ahead.submit(self._read, window, kept[number % 2])
+                made, making = making, ahead.submit(self._read, window, kept[number % 2], coming)
                 if made is not None:
                     yield made.result()
             if making is not None:
                 yield making.result()
 
-    def _read(self, window: Window, buffers: Batch) -> _Read:
+    def _units(self, first: int) -> list[int]:
+        """The units that hold row `first` of the epoch and those after it, in the order of the shuffle."""
+        offsets = self.labels.offsets
+        shards = shard_order(offsets, self.seed, self.epoch)
+        rows = np.diff(offsets)[shards]
+        wanted = shards[(np.cumsum(rows) > first) & (rows > 0)]
+        found: list[int] = (wanted + self.view * (len(offsets) - 1)).tolist()
+        return found
+
+    def _read(self, window: Window, buffers: Batch, coming: Ahead) -> _Read:
         """A window's labels, in the order of the disk."""
         layout, parts = self.labels.layout, []
         for begin, end in window.pieces:
             unit, first = self.labels.unit_at(begin, self.view)
+            coming.reach(unit)
             arrays, offsets = self.labels.mapped(unit)
             parts.append(layout.cut(arrays, offsets, begin - first, end - first))
         arrays = layout.join(parts, buffers if layout.plain else None)

@@ -28,7 +28,8 @@ from stages.domains.seen import together
 from stages.labels.bases import basis_rows, make_basis
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows, hashes
 from stages.labels.encodings import check_temperatures, difficulty_fields, label_schema
-from stages.labels.lots import ABSENT, Lot, Rows, lots_of_parents, lots_of_samples
+from stages.labels.lots import Lot, Rows, lots_of_parents, lots_of_samples
+from stages.labels.matching import ABSENT
 from stages.labels.mixture import label_weights, mixed
 from stages.labels.reader import LabelSet
 from stages.labels.sets import basis_key, check_rank, planned, write_set

@@ -1,7 +1,7 @@
 """Which samples a fused set speaks of, in the lots that become its units, and where each parent holds them.
 
-Costs nothing where parents are packed as the samples are; else both sides' ids are read and compared (about 50 bytes a
-sample). What is kept is 8 bytes a sample and parent.
+Costs nothing where parents are packed as the samples are; else both sides' ids are read and matched in bounded
+memory. What is kept is 8 bytes a sample and parent.
 
 Shapes: N samples, P parents.
 """
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from schemas.canonical import digest_bytes
 from schemas.errors import LabelsMissing, StoreError
 from schemas.labels import Ids
-from stages.labels.alignment import Samples, as_bytes, positions_of
+from stages.labels.alignment import Samples, find, first_ids
+from stages.labels.matching import ABSENT, OTHER, SHOWN
 from stages.labels.reader import LabelSet
 
-SHOWN = 5
-ABSENT = -1
 Rows = NDArray[np.int64]
 
 
@@ -76,12 +75,11 @@ def lots_of_samples(samples: Samples, parents: Sequence[LabelSet], ids: Ids) -> 
     rows = _positions(samples, parents)
     lacking = (rows == ABSENT).all(axis=0) if ids == "union" else (rows == ABSENT).any(axis=0)
     if lacking.any():
-        names = [item for shard in range(len(samples.shards)) for item in samples.sample_ids(shard)]
-        first = ", ".join(ascii(names[row])[1:-1] for row in np.flatnonzero(lacking)[:SHOWN].tolist())
+        first = first_ids(samples, np.flatnonzero(lacking)[:SHOWN].tolist())
         none = "any" if ids == "union" else "each"
         raise LabelsMissing(
-            f"{lacking.sum():,} of {len(lacking):,} samples have no label in {none} of the sets to be fused (first: "
-            f"{first}). Label them, or fuse the union (`ids: union`) of sets that cover them together"
+            f"{lacking.sum():,} of {len(lacking):,} samples have no label in {none} of the sets to be fused "
+            f"({first}). Label them, or fuse the union (`ids: union`) of sets that cover them together"
         )
     return list(_cut(samples, rows, np.ones(rows.shape[1], bool), ""))
 
@@ -130,21 +128,14 @@ def _positions(samples: Samples, parents: Sequence[LabelSet]) -> Rows:
     answer = np.tile(np.arange(total, dtype=np.int64), (len(parents), 1))
     if all(aligned) or not total:
         return answer
-    shards = range(len(wanted))
-    ids = as_bytes([str(item) for shard in shards for item in samples.sample_ids(shard)])
-    ours = np.concatenate([samples.content_ids(shard) for shard in shards])
     for number, parent in enumerate(parents):
         if aligned[number]:
             continue
-        found, missing = positions_of(parent, ids)
-        answer[number] = np.where(missing, ABSENT, found)
-        held = np.flatnonzero(~missing)
-        theirs = np.concatenate([parent.content_ids(unit) for unit in range(len(parent.offsets) - 1)])[found[held]]
-        known = theirs.any(axis=1) & ours[held].any(axis=1)
-        if (differing := held[(theirs != ours[held]).any(axis=1) & known]).size:
-            first = ", ".join(ascii(item.decode())[1:-1] for item in ids[differing[:SHOWN]].tolist())
+        found = find(parent, samples)
+        if differing := found.counts[OTHER]:
             raise StoreError(
-                f"{len(differing):,} of {total:,} samples have other content than set {parent.fingerprint[:12]} speaks "
-                f"of (first: {first}): fuse sets over the same samples"
+                f"{differing:,} of {total:,} samples have other content than set {parent.fingerprint[:12]} speaks of "
+                f"({first_ids(samples, found.first[OTHER])}): fuse sets over the same samples"
             )
+        answer[number] = found.rows
     return answer

@@ -8,10 +8,7 @@ is not copied again.
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from schemas.errors import StoreError
 from schemas.labels import SetManifest, SetPlan, UnitPlan
@@ -88,13 +85,13 @@ def _copy_unit(source: LabelSet, unit: IndexedUnit, target: Store) -> None:
     if there is None:
         attempt = new_attempt()
         folder = target.unit_folder(receipt.key, attempt)
-        with TemporaryDirectory(prefix="crossdistill-copy-") as scratch, target.place.writing(folder) as path:
+        with target.place.writing(folder) as path:
             for item in receipt.objects:
                 name = f"{source.store.unit_folder(receipt.key, receipt.attempt)}/{item.name}"
                 copy = path / item.name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    shutil.copyfile(place.fetch(name, Path(scratch)), copy)
+                    place.download(name, copy)
                 except FileNotFoundError:
                     raise StoreError(f"{place.uri}/{name} is missing: nothing was published of this unit") from None
             found = {item.name: item for item in settled(path)}

@@ -4,17 +4,16 @@ named by a prefix or not at all; nothing is ever written to the store. On first 
 the objects that are read are checked against size and checksum (about 1 s per GB); from then on rows are
 gathered from a memory map. What is not read is not verified either: the ids, unless they are asked for, and
 the units' receipts, which the index holds (a lost one harms no reader). A store that is not on this machine's
-disk is fetched object by object into a temporary folder of the process.
+disk is read through the node's cache (`stages.cache`), into which `batches` brings units ahead of need.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from schemas.artifacts import LabelSetRef, ObjectInfo
 from schemas.errors import StoreError
 from schemas.labels import LabelSchema, SetManifest
 from schemas.spec import Storage
+from stages.cache import held
 from stages.labels.alignment import AlignedLabels, Samples, align
 from stages.labels.bases import read_basis
 from stages.labels.batches import WINDOW_BYTES, Epoch
@@ -45,7 +45,7 @@ from stages.labels.unit import (
     ids_digest,
     map_array,
 )
-from stages.places import Place, checksum, checksum_file
+from stages.places import Place, checksum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,6 @@ class LabelSet:
         self._codec = codec_of(self.schema.encoding, len(self.classes), basis)
         self._mapped: OrderedDict[int, _Mapped] = OrderedDict()
         self._verified: set[tuple[int, str]] = set()
-        self._cache: Path | None = None
 
     @classmethod
     def open(cls, where: str | Place, name: str | None = None, *, storage: Storage | None = None) -> LabelSet:
@@ -361,6 +360,17 @@ class LabelSet:
                 self._mapped.popitem(last=False)
         return found
 
+    def coming(self, unit: int) -> list[Callable[[], None]]:
+        """The downloads of a unit's labels that `read` rests on; they may be called in any threads, and go together."""
+        if self.store.place.is_local:
+            return []
+        objects = self._units[unit].receipt.objects
+        return [partial(self._bring, unit, info) for info in objects if info.name.split("/")[0] in self._names]
+
+    def _bring(self, unit: int, info: ObjectInfo) -> None:
+        with self._held(unit, info):
+            pass
+
     def _taken(self, unit: int, rows: np.ndarray, names: Set[str]) -> dict[str, np.ndarray]:
         mapped = self._unit(unit, names)
         arrays = {name: mapped.arrays[name] for name in self.layout.names if name in names}
@@ -376,26 +386,22 @@ class LabelSet:
         where = self._where(unit, name)
         if f"{name}/zarr.json" not in objects:
             raise StoreError(f"{where} is not listed in the unit's receipt: {MEND}")
-        metadata = self._file(unit, objects[f"{name}/zarr.json"]).read_bytes()
+        with self._held(unit, objects[f"{name}/zarr.json"]) as path:
+            metadata = path.read_bytes()
         data = next((item for item in objects.values() if item.name in _data_files(name)), None)
-        return map_array(metadata, None if data is None else self._file(unit, data), where)
+        if data is None:
+            return map_array(metadata, None, where)
+        with self._held(unit, data) as path:
+            return map_array(metadata, path, where)
 
-    def _file(self, unit: int, info: ObjectInfo) -> Path:
+    @contextmanager
+    def _held(self, unit: int, info: ObjectInfo) -> Iterator[Path]:
         """The local file of one object, verified on first touch. Raises StoreError naming the object."""
-        receipt, place = self._units[unit].receipt, self.store.place
+        receipt, known = self._units[unit].receipt, (unit, info.name)
         name = f"{self.store.unit_folder(receipt.key, receipt.attempt)}/{info.name}"
-        if not place.is_local and self._cache is None:
-            self._cache = Path(tempfile.mkdtemp(prefix="crossdistill-labels-"))
-            weakref.finalize(self, shutil.rmtree, self._cache, ignore_errors=True)
-        try:
-            path = place.fetch(name, self._cache or Path())
-            verified = (unit, info.name) in self._verified
-            if path.stat().st_size != info.size or not (verified or checksum_file(path)[1] == info.checksum):
-                raise StoreError(f"{place.uri}/{name} is damaged: {MEND}")
-            self._verified.add((unit, info.name))
-        except FileNotFoundError:
-            raise StoreError(f"{place.uri}/{name} is missing: {MEND}") from None
-        return path
+        with held(self.store.place, info, name, MEND, trusted=known in self._verified) as path:
+            self._verified.add(known)
+            yield path
 
     def _where(self, unit: int, name: str) -> str:
         receipt = self._units[unit].receipt

@@ -127,7 +127,16 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
         seed=stream.seed,
     )
     sources = {fit.source: _source(fit.student.source, place) for fit in fits if fit.source and fit.student.source}
-    return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here, sources)
+
+    def coming(shard: int) -> list[Callable[[], object]]:
+        found = samples.coming(shard)
+        for labels in label_sets.values():
+            if isinstance(labels, LabelSet):  # else its units hold the rows of other shards
+                for unit in range(shard, len(labels.units), len(samples.shards)):  # one of each view
+                    found += labels.coming(unit)
+        return found
+
+    return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here, sources, coming)
 
 
 def _source(source: SourceInputs, place: Callable[[Ref], Place]) -> SourceDomain:

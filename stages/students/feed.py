@@ -10,7 +10,7 @@ Shapes: B shared rows, L labelled rows, V validation rows of a chunk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from schemas.labels import LabelSchema
 from schemas.students import Stream
+from stages.cache import Ahead
 from stages.labels.decoded import Decoded
 from stages.labels.views import view_inputs, view_of
 from stages.random import Draws, step_draws
 from stages.registry import validate_settings
 from stages.students.teacher import TeacherRows, teacher_rows
 from stages.tasks.base import Packed, Task
-from stages.training.stream import Positions, RowStream, rng
+from stages.training.stream import Positions, Rows, RowStream, rng, shard_order
 
 VALIDATION_CHUNK = 256
 """Validation rows of a forward pass."""
@@ -132,12 +133,15 @@ class Feed:
         label_sets: Mapping[str, LabelReader],
         device: torch.device,
         sources: Mapping[str, SourceDomain] | None = None,
+        coming: Callable[[int], Iterable[Callable[[], object]]] = lambda shard: (),
     ) -> None:
+        """`coming`: the downloads that a shard of the samples and its labels rest on."""
         self.counters: Counter[str] = Counter()
         """Rows read and decoded, rows augmented, and labels gathered, since the start."""
         self.rows = rows
         self._task, self._stream, self.samples, self._device = task, stream, samples, device
         self.budgets, self.label_sets, self._sources = budgets, label_sets, sources or {}
+        self._coming, self._ahead = coming, (-1, Ahead([], coming))
         self._columns = {digest: _columns(labels.classes, classes) for digest, labels in label_sets.items()}
         self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
         self._augmentation = validate_settings(task.Augmentation, dict(stream.augmentation), "augmentation")
@@ -145,6 +149,7 @@ class Feed:
     def shared(self, step: int, label_sets: Mapping[str, Collection[str]]) -> SharedBatch:
         """The shared rows of a step, with the logits of some label sets, and the fields beside them that are named."""
         rows, views = self.rows.at(step), self._stream.views
+        self._reach(step, rows)
         view_B = view_of(rows.positions, rows.epoch, views)
         if views.count > 1:
             inputs = self._read_views(rows.positions, view_B)
@@ -203,6 +208,18 @@ class Feed:
         truth = self.validation_truth(budget) if budget is not None else np.zeros(0, np.int32)
         stored = labels.gather(positions, np.zeros_like(positions), extras=())
         return labels.decode(stored), truth, self._columns[digest]
+
+    def _reach(self, step: int, rows: Rows) -> None:
+        """Have the shards of some rows on this machine, and those that the epoch comes to next on their way."""
+        epoch, ahead = self._ahead
+        if epoch != rows.epoch:
+            order = shard_order(self.rows.offsets, self.rows.seed, rows.epoch).tolist()
+            ahead.close()
+            ahead = Ahead(order, self._coming)
+            self._ahead = rows.epoch, ahead
+            if step % self.rows.steps_per_epoch == 0:  # else a training that goes on, past shards that it had
+                ahead.reach(order[0])
+        ahead.reach(*np.unique(np.searchsorted(self.rows.offsets, rows.positions, side="right") - 1).tolist())
 
     def _read(self, positions: Positions, draws: Draws | None, samples: SampleReader | None = None) -> torch.Tensor:
         packed = (samples or self.samples).gather(positions)

@@ -44,12 +44,21 @@ def shuffled(
     """
     bits = np.random.Philox(key=_key(seed, "shuffle", epoch))
     bounds = np.searchsorted(positions, offsets)
-    shards = np.argsort(bits.random_raw(len(offsets) - 1), kind="stable")
+    shards = _permuted(bits, offsets)
     parts = [positions[bounds[shard] : bounds[shard + 1]] for shard in shards]
     ordered = np.concatenate(parts) if parts else positions
     rows = max(1, int(window_bytes // bytes_per_row))
     windows = np.arange(len(ordered)) // rows
     return ordered[np.lexsort((bits.random_raw(len(ordered)), windows))]
+
+
+def shard_order(offsets: Positions, seed: int, epoch: int) -> Positions:
+    """The shards in the order in which `shuffled` comes to their rows."""
+    return _permuted(np.random.Philox(key=_key(seed, "shuffle", epoch)), offsets)
+
+
+def _permuted(bits: np.random.Philox, offsets: Positions) -> Positions:
+    return np.argsort(bits.random_raw(len(offsets) - 1), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ def windows(offsets: Positions, rows: int, seed: int, epoch: int, first: int = 0
     Costs one sort of a window where `shuffled` sorts the epoch, and no memory beyond the window.
     """
     bits = np.random.Philox(key=_key(seed, "shuffle", epoch))
-    shards = np.argsort(bits.random_raw(len(offsets) - 1), kind="stable")
+    shards = _permuted(bits, offsets)
     lengths = np.diff(offsets)[shards]
     ends = np.cumsum(lengths)
     total = int(offsets[-1])

@@ -65,7 +65,10 @@ def test_other_bytes_than_pinned_are_refused(index: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("name", "rows", "side", "peak"), [("uci-digits", 1797, 8, 16), ("mnist-5k", 5000, 28, 255)])
-def test_examples_are_what_they_say(name: str, rows: int, side: int, peak: int) -> None:
+def test_examples_are_what_they_say(
+    name: str, rows: int, side: int, peak: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CROSSDISTILL_CACHE")  # the user's own, else every session downloads
     example = EXAMPLES.get(name)
     assert example.name == name
     columns = example.rows()

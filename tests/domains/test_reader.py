@@ -112,13 +112,13 @@ def test_a_domain_in_object_storage_is_fetched_once(local_context: Context, tmp_
     outputs = ingest(local_context, write_source("arrays", tmp_path, images, labels), shard_rows=4)
     memory = fsspec.filesystem("memory")
     folder = local_context.place(outputs.samples)
-    memory.put(str(folder.path), "/reader-test", recursive=True)
-    place = Place("memory://reader-test")
+    memory.put(str(folder.path), "/domain-reader-test", recursive=True)
+    place = Place("memory://domain-reader-test")
     samples = Samples.open(place, outputs.samples)
     assert np.array_equal(samples.gather(np.array([9, 0]))["image"], images[[9, 0]])
     for name in files_of(local_context, outputs):
         if name.startswith("samples-"):
-            (found,) = (path for path in memory.find("/reader-test") if path.endswith(name))
+            (found,) = (path for path in memory.find("/domain-reader-test") if path.endswith(name))
             memory.rm(found)
     again = Samples.open(place, outputs.samples)
     assert np.array_equal(again.gather(np.array([9]))["image"], images[[9]])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import LabelsMissing, StoreError
+from stages.labels import matching
 from stages.labels.alignment import AlignedLabels
 from stages.labels.reader import LabelSet
 from stages.places import Place
@@ -33,6 +34,13 @@ class Repacked(FakeSamples):
         self._content = [content[lot] for lot in lots]
         self.shards = tuple(FakeShard(f"{n}", len(lot), f"{n:032x}") for n, lot in enumerate(lots))
         self.rows = len(self.order)
+
+
+@pytest.fixture(params=["memory", "files"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "files":
+        for bound, value in (("IN_MEMORY", 0), ("BUCKET_ROWS", 4), ("BLOCK_ROWS", 3)):
+            monkeypatch.setattr(matching, bound, value)
 
 
 @given(data=st.data())
@@ -62,11 +70,13 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> LabelSet:
     return LabelSet.open(place)
 
 
+@pytest.mark.usefixtures("_way")
 def test_what_is_missing_is_counted(labels: LabelSet) -> None:
     with pytest.raises(LabelsMissing, match=r"3 of 14 samples have no label .*first: sample-3-0-\\xe9, sample-3-1-"):
         labels.align(FakeSamples((*ROWS, 3)))
 
 
+@pytest.mark.usefixtures("_way")
 def test_other_content_is_counted_and_unknown_content_passes(labels: LabelSet) -> None:
     other = Repacked(FakeSamples(ROWS), range(11), [4])
     other._content[1] = other._content[1].copy()

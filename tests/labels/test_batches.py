@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from schemas.encodings import TopK
+from schemas.errors import StoreError
+from stages.cache import KEYS_AHEAD
 from stages.labels.batches import Epoch
 from stages.labels.reader import LabelSet
 from stages.places import Place
-from stages.training.stream import shuffled, windows
+from stages.training.stream import shard_order, shuffled, windows
+from tests.far import Far
 from tests.labels.fakes import FakeSamples, OracleTeacher, inputs_for, make_fake_set
 
 ROWS = (10, 7, 1, 22)
@@ -92,6 +95,39 @@ def test_batches_are_their_readers_own(labels: LabelSet) -> None:
         assert all(np.array_equal(batch[name], copy[name]) for name in batch)
     again = labels.batches(3, seed=1, window_bytes=64)
     assert all(np.array_equal(a["position"], b["position"]) for a, b in zip(again, copies, strict=True))
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_units_that_are_far_come_once_and_give_the_same_stream(start: int, tmp_path: Path) -> None:
+    rows = (4, 1, 7, 3, 9, 2, 6)
+    make_fake_set(Place(str(tmp_path / "store")), FakeSamples(rows), OracleTeacher())
+    far = Far(str(tmp_path / "store"), log=tmp_path / "downloads")
+    wanted = list(LabelSet.open(Place(far.uri)).batches(5, seed=3, window_bytes=40, start=start))
+    for _ in range(2):
+        found = list(LabelSet.open(far).batches(5, seed=3, window_bytes=40, start=start))
+        assert len(found) == len(wanted)
+        assert all(
+            np.array_equal(ours[name], batch[name]) for ours, batch in zip(found, wanted, strict=True) for name in batch
+        )
+    labels = LabelSet.open(far)
+    touched = {labels.unit_at(int(row))[0] for batch in wanted for row in batch["position"]}
+    objects = [
+        item for unit in touched for item in labels.units[unit].receipt.objects if item.name.startswith("logits/")
+    ]
+    assert len(far.downloads) == len({item.checksum for item in objects})  # equal bytes are one file
+    assert all("/logits/" in name for name in far.downloads)
+
+
+def test_what_fails_ahead_of_need_is_named_when_it_is_needed(tmp_path: Path) -> None:
+    make_fake_set(Place(str(tmp_path / "store")), FakeSamples((4,) * 12), OracleTeacher())
+    labels = LabelSet.open(Far(str(tmp_path / "store")))
+    last = shard_order(labels.offsets, 0, 0)[KEYS_AHEAD]
+    receipt = labels.units[last].receipt
+    (tmp_path / "store" / labels.store.unit_folder(receipt.key, receipt.attempt) / "logits/c/0/0").unlink()
+    batches = labels.batches(4, window_bytes=1)
+    next(batches)
+    with pytest.raises(StoreError, match=rf"{receipt.key}.*logits/c/0/0 is missing"):
+        list(batches)
 
 
 @pytest.mark.parametrize(

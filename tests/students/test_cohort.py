@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from schemas.base import Part
 from schemas.errors import ContractError, DataError
 from schemas.spec import Resources, Storage
 from schemas.students import CohortInputs, CohortOutputs, SourceInputs, StudentInputs
+from stages.cache import KEYS_AHEAD
 from stages.context import Context
 from stages.places import Place
 from stages.students import cohort, fit
+from stages.students.feed import Feed
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
 from stages.training.models import read_card, read_state
-from tests.students.world import Killed, Labels, World, cohort_of, ref, student
+from stages.training.stream import RowStream, shard_order
+from tests.students.world import CLASSES, Killed, Labels, World, cohort_of, ref, student
 
 
 @pytest.fixture
@@ -81,6 +85,32 @@ def test_a_cohort_equals_its_students_alone(world: World, contexts: Any) -> None
     assert len(set(digests(together))) == len(SIX)
     accuracies = [line.validation["accuracy"] for line in together.students[3].history]
     assert accuracies.index(max(accuracies)) == 0
+
+
+def test_shards_are_on_their_way_in_the_order_of_the_stream(world: World) -> None:
+    begun: list[int] = []
+
+    def coming(shard: int) -> list[Callable[[], object]]:
+        begun.append(shard)
+        return []
+
+    asked, rows = cohort_of(student("one")), RowStream(np.arange(40), np.arange(0, 41, 2), 1.0, 4, 8, seed=3)
+
+    def feed() -> Feed:  # 20 shards of 2 rows, windows of 8 rows, steps of 4
+        here = torch.device("cpu")
+        return Feed(get_task(asked.task), CLASSES, asked.stream, world.samples, rows, {}, {}, here, coming=coming)
+
+    one, (first, second) = feed(), (shard_order(rows.offsets, 3, epoch).tolist() for epoch in range(2))
+    one.shared(0, {})
+    assert begun == first[: len(begun)]
+    assert 1 + KEYS_AHEAD < len(begun) <= 4 + KEYS_AHEAD, "what the window needs, and eight shards more"
+    one.shared(9, {})
+    assert begun == first
+    one.shared(10, {})
+    assert begun[20:] == second[: len(begun) - 20] != []
+    begun.clear()
+    feed().shared(4, {})
+    assert not set(begun) & set(first[:8]), "a training that goes on needs no shard again that it had"
 
 
 def test_order_in_the_cohort_changes_nothing(world: World, contexts: Any) -> None:

@@ -1,7 +1,7 @@
 """`make bench-store`: a table here and JSON in bench-results/store.json. About 15 minutes; `--quick` about one.
 
-Three parts, which can be asked for by name: `speed` (against other libraries), `size` (bytes against what is lost, on
-a real teacher) and `growth` (what a larger set costs, and a plan for 10^9 rows).
+Four parts, which can be asked for by name: `speed` (against other libraries), `size` (bytes against what is lost, on
+a real teacher), `growth` (what a larger set costs, and a plan for 10^9 rows) and `remote` (from object storage).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = ("speed", "size", "growth")
+PARTS = ("speed", "size", "growth", "remote")
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ class Free:
         )
         self.units = self.shards
         self.offsets = np.cumsum([0, *(shard.rows for shard in self.shards)])
-        self.fingerprint, self.classes, self.schema = "0" * 32, (), None
+        self.fingerprint, self.classes, self.schema, self.manifest = "0" * 32, (), None, None
 
     def numbers(self, shard: int) -> np.ndarray:
         """What tells the rows of a shard apart."""
@@ -230,10 +230,10 @@ def align_(rows: int, folder: Path) -> dict[str, Any]:
     labels: Any = Free(rows, reverse=True)
     before, started = peak_mb(), time.perf_counter()
     aligned: Any = align(labels, samples)
-    seconds = time.perf_counter() - started
+    seconds, peak = time.perf_counter() - started, peak_mb() - before
     if not np.array_equal(aligned._rows, np.arange(rows)[::-1]):
         raise SystemExit("alignment gave another order")
-    return {"seconds": seconds, "peak_mb": peak_mb() - before}
+    return {"seconds": seconds, "peak_mb": peak}
 
 
 if __name__ == "__main__":

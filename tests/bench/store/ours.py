@@ -39,7 +39,7 @@ class Ours(Peer):
         shards = Shards(rows)
         if "pixels" in rows:
             shards.write_samples(self.folder / "samples")
-        write_labels(self.folder / "store", rows, shards)
+        write_labels(Place(str(self.folder / "store")), rows, shards)
 
     def open(self) -> None:
         self._labels = LabelSet.open(str(self.folder / "store"))
@@ -70,12 +70,12 @@ class Ours(Peer):
 
 
 class Shards:
-    """The rows as packed shards of at most 64 MB."""
+    """The rows as packed shards of so many bytes at most."""
 
-    def __init__(self, rows: Batch) -> None:
+    def __init__(self, rows: Batch, shard_bytes: int = SHARD_BYTES) -> None:
         self._rows = rows
         total = len(rows[KEY])
-        size = max(1, SHARD_BYTES // sum(values[0].nbytes for values in rows.values()))
+        size = max(1, shard_bytes // sum(values[0].nbytes for values in rows.values()))
         self.bounds = [(begin, min(begin + size, total)) for begin in range(0, total, size)]
         self.shards = tuple(
             ShardInfo(
@@ -113,7 +113,7 @@ class Shards:
         place.put("manifest.json", manifest.to_json())
 
 
-def write_labels(folder: Path, rows: Batch, shards: Shards) -> None:
+def write_labels(place: Place, rows: Batch, shards: Shards) -> None:
     """A label set of rows that are encoded already: units, receipts, index and manifest, without an encoder's work."""
     from stages.labels.builder import write_arrays
     from stages.labels.sets import write_set  # they load torch, which reading needs not
@@ -121,7 +121,7 @@ def write_labels(folder: Path, rows: Batch, shards: Shards) -> None:
 
     inputs = inputs_for(ENCODING)
     plan = plan_for(shards, inputs, tuple(f"class {number}" for number in range(CLASSES)))  # type: ignore[arg-type]
-    store = Store.create(Place(str(folder)))
+    store = Store.create(place)
     numbers = {shard.name: number for number, shard in enumerate(shards.shards)}
 
     def write(unit: UnitPlan) -> Receipt:
