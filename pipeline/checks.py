@@ -155,10 +155,13 @@ def _task_faults(spec: Spec) -> Iterator[str]:
                 code_digest(part)
             except ModelError as error:
                 yield f"{where}: {error}"
-        if "/" not in part and ":" not in part and part not in task.models:
+        library, slash, _ = part.partition("/")
+        elsewhere = ":" in part or (slash and f"{library}/NAME" in task.libraries)
+        if not elsewhere and part not in task.models:
+            others = ", ".join([*task.libraries, "package.module:factory"])
             yield (
                 f"{where}: task '{spec.task.name}' has no model '{part}'{did_you_mean(part, task.models)} "
-                "(or give timm/NAME, torchvision/NAME, package.module:factory)"
+                f"(or give {others})"
             )
 
 

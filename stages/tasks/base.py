@@ -90,7 +90,7 @@ class Task(ABC):
     """Settings of `training.augmentation`, and of the views of a label set."""
     roles: ClassVar[tuple[str, ...]]
     """Input columns that a source must have (`image`); beside them `label` and `sample_id` are optional."""
-    files: ClassVar[frozenset[str]] = frozenset({"image"})
+    files: ClassVar[frozenset[str]] = frozenset()
     """Roles whose text cells name a file beside the source's own; `pack` gets that file's bytes."""
     metrics: ClassVar[tuple[str, ...]]
     """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
@@ -100,6 +100,8 @@ class Task(ABC):
     """Metrics that are no share of 1 (such as a loss in nats): shown as they are, the others in percent."""
     models: ClassVar[tuple[str, ...]]
     """Models known by a short name."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Forms of the names of other libraries' models, such as `timm/NAME`."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -128,7 +130,10 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, packed: Packed, preprocessing: Any) -> torch.Tensor:
-        """Packed samples as one input batch on the CPU (float32), before augmentation and normalisation."""
+        """Packed samples as one input batch on the CPU, before augmentation and normalisation.
+
+        One tensor (B, ...), whose other sides do not depend on the rows: batches are cut, joined and compared.
+        """
 
     @abstractmethod
     def augmented(self, packed: Packed, preprocessing: Any, augmentation: Any, draws: Draws) -> torch.Tensor:
@@ -146,7 +151,8 @@ class Task(ABC):
 
     @abstractmethod
     def build(self, model: Part, outputs: int, preprocessing: Any) -> torch.nn.Module:
-        """A model by name, freshly initialised from torch's global generator, with `outputs` numbers a row.
+        """A model by name, with `outputs` numbers a row: freshly initialised from torch's global generator, but for
+        pretrained weights that belong to its name.
 
         It takes what `batch` gives (normalisation is its first step) and returns raw logits (B, outputs).
         Raises ModelError for a name that is unknown or a factory that fails.

@@ -1,27 +1,27 @@
 """Image classification: one picture, one of C classes.
 
 Pictures are packed as they came (files) or as uint8 arrays, and become float32 batches in [0, 1]; normalisation is the
-model's first step. Metrics are re-weighted rows, so a bootstrap of thousands of draws is a few matrix products.
+model's first step.
 
-Shapes: B rows, C classes, K channels, S side of the picture, W re-weightings.
+Shapes: B rows, K channels, S side of the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Contract, Fraction, Part
-from stages.tasks.base import BadRow, Packed, Sample, Task
+from stages.tasks._classification import Classification
+from stages.tasks.base import Packed, Sample
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from stages.random import Draws
-
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -104,7 +104,7 @@ class ImageAugmentation(Contract):
         return self
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification):
     """Pictures and their classes."""
 
     Config = ImageConfig
@@ -112,36 +112,15 @@ class ImageClassification(Task):
     Preprocessing = ImagePreprocessing
     Augmentation = ImageAugmentation
     roles = ("image",)
-    metrics = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "nll")
-    errors = frozenset({"calibration_error", "nll"})
-    unbounded = frozenset({"nll"})
+    files = frozenset({"image"})
     models = ("mobile-tiny", "resnet-tiny", "resnet-small")
+    libraries = ("timm/NAME", "torchvision/NAME")
 
     def pack(self, row: Mapping[str, Any], prepare: ImagePrepare) -> Sample:
         """A source row as a sample: files stay as they are, arrays and cropped pictures are stored raw."""
         from stages.tasks._images import pack_picture
 
         return pack_picture(row.get("image"), self.config.channels, prepare.center_crop)
-
-    def pack_truth(self, value: Any, classes: Sequence[str]) -> int:
-        """A source label as the number of its class."""
-        name = self.class_name(value)
-        try:
-            return classes.index(name)
-        except ValueError:
-            raise BadRow(f"the label '{name}' is none of the {len(classes)} classes") from None
-
-    def class_name(self, value: Any) -> str:
-        """Text as it is, a whole number as its digits."""
-        if isinstance(value, str) and value:
-            return value
-        try:
-            number = int(value)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        if number is None or isinstance(value, bytes) or number != value:
-            raise BadRow(f"the label {value!r} is neither text nor a whole number")
-        return str(number)
 
     def batch(self, packed: Packed, preprocessing: ImagePreprocessing) -> torch.Tensor:
         """Packed pictures as float32 (B, K, S, S) in [0, 1]."""
@@ -176,21 +155,6 @@ class ImageClassification(Task):
         channels = self.config.channels
         network = image_network(model, channels, outputs)
         return with_normalisation(network, channels, preprocessing.mean, preprocessing.std)
-
-    def score(self, logits: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
-        """Metrics of logits (B, C) against class numbers (B,); without rows, nothing."""
-        import numpy as np
-
-        if not len(truth):
-            return {}
-        once = np.ones((1, len(truth)))
-        return {metric: float(self.score_rows(logits, truth, metric, once)[0]) for metric in metrics}
-
-    def score_rows(self, logits: np.ndarray, truth: np.ndarray, metric: str, weights: np.ndarray) -> np.ndarray:
-        """A metric under each of W re-weightings of the rows: (W, B) to (W,)."""
-        from stages.tasks._metrics import weighted_metric
-
-        return weighted_metric(logits, truth, metric, weights)
 
     def _batch(self, packed: Packed, preprocessing: ImagePreprocessing, box_B4: np.ndarray | None) -> torch.Tensor:
         from stages.tasks._image_batches import picture_batch

@@ -19,7 +19,7 @@ from stages.tasks import get_task, task_code
 from stages.training.weights import weights_digest
 
 ROWS = 2
-PACKAGES = ("crossdistill", "torch", "torchvision", "timm")
+PACKAGES = ("crossdistill", "torch", "torchvision", "timm", "transformers", "tokenizers")
 """Packages whose version counts in a verdict."""
 
 

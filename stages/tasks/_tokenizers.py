@@ -1,0 +1,178 @@
+"""Tokenizers: how text becomes numbers, known by their content. Loads the `tokenizers` library where it is used.
+
+A tokenizer is named in settings; its digest is filled in when they are checked, so it counts in every fingerprint
+and a worker that would find another one refuses it.
+
+Shapes: B texts, L numbers of a text.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from pydantic import PositiveInt, model_validator
+
+from schemas.base import Contract, Digest
+from schemas.canonical import digest, digest_bytes
+from schemas.errors import CrossdistillError, DataError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+NOTHING = -1
+"""What fills up a text that is shorter than L."""
+HUB = "hub/"
+"""What the name of a tokenizer on the Hugging Face hub begins with."""
+WORDS, BUCKETS = "words", 16384
+_WORD = re.compile(r"\w+|[^\w\s]")
+_MASK = "[MASK]"
+
+
+class Tokenizer(Contract):
+    """How text becomes numbers."""
+
+    name: str
+    """`words` (hashed words, without a vocabulary), `minilm` (BERT's 30,522 word pieces), a `tokenizer.json` of the
+    tokenizers library beside the spec, or `hub/NAME` for one of the Hugging Face hub."""
+    buckets: PositiveInt | None = None
+    """Numbers that `words` are hashed to; left out: 16,384."""
+    revision: str | None = None
+    """Commit, branch or tag of one on the hub; left out: its newest."""
+    digest: Digest | None = None
+    """Digest of its content; filled in where it is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """A name alone is enough; the digest is that of what is there."""
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
+            return value
+        for setting, owner in (("buckets", name == WORDS), ("revision", name.startswith(HUB))):
+            if value.get(setting) is not None and not owner:
+                raise ValueError(f"tokenizer '{name}' takes no `{setting}`")
+        if value.get("digest") is not None:
+            return value
+        try:
+            return {**value, "digest": _digest(name, value.get("buckets") or BUCKETS, value.get("revision"))}
+        except CrossdistillError as error:
+            raise ValueError(str(error)) from None
+
+
+class Encode(Protocol):
+    """A tokenizer at work."""
+
+    size: int
+    """Numbers that it gives: 0 to size - 1."""
+    mask: str | None
+    """Text that stands for a hidden word; none: it knows no such thing."""
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """int64 (B, L): each text's numbers, cut off or filled up with NOTHING. A row depends on its text alone."""
+
+
+class HashedWords:
+    """Words and signs in lower case, each by a hash of its letters; number 0 is a hidden word."""
+
+    mask: str | None = _MASK
+
+    def __init__(self, buckets: int, longest: int) -> None:
+        self.size, self._longest = buckets, longest
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return _filled([self._ids(text)[: self._longest] for text in texts], self._longest)
+
+    def _ids(self, text: str) -> list[int]:
+        parts = [[_bucket(word, self.size) for word in _WORD.findall(part.lower())] for part in text.split(_MASK)]
+        return [number for part in parts for number in (0, *part)][1:]
+
+
+class Library:
+    """A tokenizer of the `tokenizers` library, with the signs that its models expect around a text."""
+
+    def __init__(self, inner: tokenizers.Tokenizer, longest: int) -> None:
+        inner.no_padding()
+        inner.enable_truncation(longest)
+        self._inner, self._longest = inner, longest
+        self.size = int(inner.get_vocab_size())
+        self.mask = next((mark for mark in ("[MASK]", "<mask>") if inner.token_to_id(mark) is not None), None)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return _filled([found.ids for found in self._inner.encode_batch_fast(list(texts))], self._longest)
+
+
+def open_tokenizer(settings: Tokenizer, longest: int) -> Encode:
+    """A tokenizer for texts of L = `longest` numbers at most; opened once a process.
+
+    Raises DataError if it is gone, or is another than the settings' digest says.
+    """
+    return _open(settings.name, settings.buckets or BUCKETS, settings.revision, settings.digest, longest)
+
+
+@lru_cache(maxsize=16)
+def _open(name: str, buckets: int, revision: str | None, wanted: str | None, longest: int) -> Encode:
+    if name == WORDS:
+        return HashedWords(buckets, longest)
+    from tokenizers import Tokenizer as Inner
+
+    data = _content(name, revision)
+    if wanted is not None and digest_bytes(data) != wanted:
+        raise DataError(f"the tokenizer '{name}' is not the one that was referred to ({wanted}): plan again")
+    try:
+        return Library(Inner.from_buffer(data), longest)
+    except Exception as error:  # noqa: BLE001 - the library raises a plain Exception
+        raise DataError(f"the tokenizer '{name}' is no tokenizer.json that this release can read: {error}") from None
+
+
+def _filled(rows: Sequence[Sequence[int]], longest: int) -> np.ndarray:
+    ids_BL = np.full((len(rows), longest), NOTHING, np.int64)
+    for row, ids in enumerate(rows):
+        ids_BL[row, : len(ids)] = ids
+    return ids_BL
+
+
+def _digest(name: str, buckets: int, revision: str | None) -> str:
+    from stages.tasks._minilm import NAME, TOKENIZER_DIGEST
+
+    if name == WORDS:
+        return digest({"words": _WORD.pattern, "buckets": buckets})
+    return TOKENIZER_DIGEST if name == NAME else digest_bytes(_content(name, revision))
+
+
+def _content(name: str, revision: str | None) -> bytes:
+    """The bytes of a `tokenizer.json`. Raises DataError."""
+    from stages.tasks import _minilm
+
+    if name == _minilm.NAME:
+        return _minilm.tokenizer()
+    if name.startswith(HUB):
+        from tokenizers import Tokenizer as Inner
+
+        try:
+            inner = Inner.from_pretrained(name.removeprefix(HUB), revision=revision or "main")
+        except Exception as error:  # noqa: BLE001 - the hub's client raises many things
+            cause = str(error).strip().splitlines()[0]
+            raise DataError(f"the tokenizer '{name}' cannot be had from the hub: {cause}") from None
+        return str(inner.to_str()).encode()
+    # Where a user's own modules are found, a tokenizer is found: beside the spec, here and in every worker.
+    for folder in sys.path:
+        path = Path(folder) / name
+        if path.is_file():
+            return path.read_bytes()
+    raise DataError(
+        f"no tokenizer is called '{name}', and no such file is beside the spec or on PYTHONPATH: give words, minilm, "
+        "hub/NAME or a tokenizer.json"
+    )
+
+
+@lru_cache(maxsize=2**16)
+def _bucket(word: str, buckets: int) -> int:
+    """1 to buckets - 1: the same on every machine."""
+    return 1 + int(digest_bytes(word.encode())[:15], 16) % max(1, buckets - 1)

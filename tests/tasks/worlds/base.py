@@ -1,0 +1,35 @@
+"""What the conformance suite must be told of a task: a handful of samples, and models that fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """A tiny world of one task. Nothing in it needs a network."""
+
+    config: dict[str, Any]
+    """The task's settings in the spec."""
+    classes: tuple[str, ...]
+    rows: Callable[[int, int, int], list[Row]]
+    """(how many, seed, domain 0 or 1) to source rows: the task's roles, and `label`."""
+    write: Callable[[Path, Sequence[Row]], dict[str, str]]
+    """Writes rows under a path without suffix; the answer is a domain's `from`."""
+    teacher: str
+    """A model that learns what a handful of samples say."""
+    student: str
+    """A smaller one."""
+    augmentation: dict[str, Any]
+    """Settings that change every sample."""
+    bad: Sequence[tuple[Row, str]]
+    """Rows that are no samples, empty ones among them, and what is said of them."""
+    models: dict[str, dict[str, Any]]
+    """Settings under which models with a short name are built without a network; left out: none are needed."""
+    learning_rate: float = 1e-2
+    """A rate that suits both models."""
