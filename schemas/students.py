@@ -9,8 +9,8 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
 from schemas.labels import Views
-from schemas.spec import Training
 from schemas.teachers import EpochQuality
+from schemas.training import Training
 
 Arm = Literal["distilled", "no-teacher", "source-only", "source-finetuned"]
 """Which role a student plays in the comparison."""

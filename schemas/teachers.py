@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from schemas.artifacts import BudgetRef, HeldOut, ModelRef, SamplesRef, SeenInfo, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Part
-from schemas.spec import Training
+from schemas.training import Training
 
 
 class LabelledDomain(Contract):

@@ -11,7 +11,7 @@ from pipeline.graph.teachers import held_out
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.students import Arm, CohortInputs, SourceInputs, Stream, StudentInputs
-from stages.training.optim import total_steps
+from stages.training.schedules import total_steps
 
 
 def add_student(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:

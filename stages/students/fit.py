@@ -40,6 +40,7 @@ from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
 from stages.training.penultimate import FAKE_ROWS, Penultimate
+from stages.training.schedules import learning_rate
 from stages.training.weights import load_given
 
 CHECKPOINTS = "checkpoints"
@@ -85,6 +86,8 @@ class Fit:
         """Digest of its label budget."""
         self.source: str | None = None
         """Digest of the source domain whose rows its method reads."""
+        self._epoch_steps = 1
+        """Steps of an epoch of the shared stream."""
         self._loss_sum, self._loss_steps = 0.0, 0
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         self._penultimate: Penultimate | None = None
@@ -113,6 +116,7 @@ class Fit:
 
         Raises StoreError for labels that the method cannot learn from, DataError where they cannot be calibrated.
         """
+        self._epoch_steps = feed.rows.steps_per_epoch
         labels = feed.label_sets[self.labels] if self.labels else None
         fields: dict[str, int | None] = {}
         if labels is not None:
@@ -139,7 +143,7 @@ class Fit:
         self._seed()
         self.module.train()
         training = self.student.training
-        rate = optim.learning_rate(training, self.done, self.student.steps)
+        rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
         optim.set_learning_rate(self.optimizer, rate)
         # Concatenating copies: a model that writes into its input does not reach the other students' rows.
         parts = [part.inputs for part in (shared, labelled) if part is not None]

@@ -7,7 +7,6 @@ from typing import assert_never
 from schemas.artifacts import BudgetRef, ModelRef, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.errors import InternalError
-from schemas.spec import Training
 from schemas.teachers import (
     AdaptTeacher,
     GivenTeacher,
@@ -16,6 +15,7 @@ from schemas.teachers import (
     TeacherOutputs,
     TrainTeacher,
 )
+from schemas.training import Training
 from stages.artifacts import outputs_of
 from stages.base import Stage
 from stages.context import Context

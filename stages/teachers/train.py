@@ -27,6 +27,7 @@ from stages.teachers.rows import LabelledRows
 from stages.teachers.work import WINDOW_BYTES, Finished, Work, finished_of, leave
 from stages.training import checkpoints, models, optim
 from stages.training.launch import device, rank, world_size
+from stages.training.schedules import learning_rate, total_steps
 from stages.training.stream import RowStream, rng
 from stages.training.weights import load_given
 
@@ -63,7 +64,7 @@ class TeacherTraining:
             WINDOW_BYTES,
             self.way.seed,
         )
-        self.steps = optim.total_steps(self.settings, len(self.rows.train))
+        self.steps = total_steps(self.settings, len(self.rows.train))
         self.epochs = math.ceil(self.steps / self.stream.steps_per_epoch)
         self.device: torch.device = device()
         self.rank, self.ranks = rank(), world_size()
@@ -150,7 +151,8 @@ class TeacherTraining:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
-        optim.set_learning_rate(self.optimizer, optim.learning_rate(self.settings, step, self.steps))
+        rate = learning_rate(self.settings, step, self.steps, self.stream.steps_per_epoch)
+        optim.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
         optim.clip(self.settings, self.network)

@@ -18,8 +18,9 @@ from schemas.artifacts import BudgetRef, LabelSetRef, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.encodings import Dense
 from schemas.labels import Extra, LabelSchema
-from schemas.spec import Storage, Training
+from schemas.spec import Storage
 from schemas.students import CohortInputs, Stream, StudentInputs
+from schemas.training import Training
 from stages.labels.decoded import DenseLabels
 from stages.labels.encodings import label_schema
 from stages.students import checks, cohort

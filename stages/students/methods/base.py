@@ -26,7 +26,7 @@ from schemas.base import Contract, Fraction
 from schemas.encodings import Encoding
 from schemas.errors import StoreError
 from schemas.labels import ENTROPY, FEATURES, MARGIN
-from schemas.spec import Training
+from schemas.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
