@@ -111,6 +111,8 @@ class StudentOutputs(Document):
     """Why it failed."""
     history: tuple[EpochQuality, ...] = ()
     """Quality by epoch on its own validation budget."""
+    stopped: str | None = None
+    """Why it ended before its last step, with `early_stopping`; none: it took them all."""
     calibration: PositiveFloat | None = None
     """Temperature that its labels were read through; none: as they are stored."""
 

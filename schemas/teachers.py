@@ -110,3 +110,5 @@ class TeacherOutputs(Document):
     """Epoch whose weights were kept."""
     seen: SeenInfo | None = None
     """Rows that it learned from or was chosen by (`seen.npy`); none where nobody knows."""
+    stopped: str | None = None
+    """Why its training ended before its last step, with `early_stopping`; none: it took them all."""

@@ -65,6 +65,15 @@ Schedule = Annotated[
 """Course of the learning rate: a name, or a mapping of `name` and its settings."""
 
 
+class EarlyStopping(Contract):
+    """Ends a training that gets no better on its validation budget; rows without truth are never asked."""
+
+    patience: PositiveInt = 5
+    """Epochs without a gain after which it ends."""
+    min_gain: NonNegativeFloat = 0.0
+    """What the task's leading metric must gain over the best epoch so far, to count; in the metric's own unit."""
+
+
 class Training(Contract):
     """How a model is trained; one block for teachers and students."""
 
@@ -98,14 +107,37 @@ class Training(Contract):
     """Share of a true label that is spread over all classes."""
     gradient_clip: PositiveFloat | None = None
     """Largest norm of the gradient of all weights together."""
+    accumulate: PositiveInt = 1
+    """Parts that the rows of a step are cut into, one after another, to need less memory. The step is that of the whole
+    batch but for batch norm, which sees one part at a time; a student runs each part forward twice."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision that layers compute in while training; weights, losses and validation are float32."""
+    ema: Share | None = None
+    """Decay of a moving average of the weights, such as 0.999, which is validated and kept in their place; left out:
+    none is made. It rises towards this value as (1 + step) / (10 + step), so that short trainings average too."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the training before its last step, once validation shows no gain; left out: it takes all its steps."""
     augmentation: dict[str, Any] = {}
     """The task's own augmentation settings; empty for none. A student whose label set holds views reads its shared rows
     in these instead, and augments its labelled rows."""
     keep: Literal["best", "last"] | None = None
-    """Weights kept: best on the validation budget, or last. Left out: best for teachers, last for students."""
+    """Weights kept: best on the validation budget, or last. Left out: best for teachers and with `early_stopping`,
+    else last."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give `epochs` or `steps`, not both")
         return self
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        for name in ("batch_size", "labelled_batch_size"):
+            if (rows := getattr(self, name)) is not None and rows < self.accumulate:
+                raise ValueError(f"`accumulate` cannot cut the `{name}` of {rows} rows into {self.accumulate} parts")
+        return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether a student's best weights are kept, not its last."""
+        return self.keep == "best" or (self.keep is None and self.early_stopping is not None)

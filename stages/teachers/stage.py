@@ -77,6 +77,7 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
             history=finished.history,
             kept_epoch=finished.kept_epoch,
             seen=None if seen is None else seen.info(SEEN_FILE),
+            stopped=finished.stopped,
         )
         winner = attempt.commit(outputs, content)
         folder.remove(CHECKPOINTS)

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.checks import check_spec
 from pipeline.specs import load_spec
-from schemas.errors import SpecError
+from schemas.errors import ContractError, SpecError
 from stages.places import Place
 from tests.pipeline.world import write_world
 
@@ -41,6 +41,29 @@ def test_what_no_training_can_do(tmp_path: Path, part: str, training: dict[str, 
         check(tmp_path, part, training)
 
 
+@pytest.mark.parametrize(
+    ("part", "domain", "change"),
+    [
+        ("students.small", "target", {"label_budget": {"train": 6, "validation": 0}}),
+        ("students.small", "target", {"split": {"train": 0.5, "test": 0.5}}),
+        ("teachers.big", "source", {"split": {"train": 1.0}}),
+        ("teachers.big", "source", {"label_budget": {"train": 6, "validation": 0}}),
+    ],
+)
+def test_early_stopping_needs_validation_labels(tmp_path: Path, part: str, domain: str, change: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"{part}.training.early_stopping: .*{domain} has none to use"):
+        check(tmp_path, part, {"early_stopping": {}}, domains={domain: change})
+
+
+@pytest.mark.parametrize(
+    "training", [{"accumulate": 17, "batch_size": 16}, {"accumulate": 3, "batch_size": 16, "labelled_batch_size": 2}]
+)
+def test_a_batch_is_not_cut_into_more_parts_than_rows(tmp_path: Path, training: dict[str, Any]) -> None:
+    with pytest.raises(ContractError, match="`accumulate` cannot cut"):
+        check(tmp_path, "students.small", training)
+
+
 @pytest.mark.parametrize("part", ["teachers.big", "students.small"])
 def test_what_it_can(tmp_path: Path, part: str) -> None:
-    check(tmp_path, part, {"optimizer": "timm/lamb", "betas": [0.9, 0.99], "schedule": "cosine", "warmup": 0.1})
+    training = {"optimizer": "timm/lamb", "betas": [0.9, 0.99], "schedule": "cosine", "warmup": 0.1}
+    check(tmp_path, part, {**training, "ema": 0.9, "accumulate": 4, "precision": "bfloat16", "early_stopping": {}})
