@@ -11,7 +11,13 @@ from stages.training.optim import optimizer_faults
 
 def training_faults(spec: Spec) -> Iterator[str]:
     """One sentence for every setting that makes no sense for the teacher or student that it stands in."""
+    from stages.tasks import TASKS
+
+    known = TASKS.get(spec.task.name).mixes if spec.task.name in TASKS.names() else None
     for where, training, domains in _blocks(spec):
+        for way in ("mixup", "cutmix"):
+            if known is not None and training.mixing is not None and getattr(training.mixing, way) and way not in known:
+                yield f"{where}.mixing: inputs of task '{spec.task.name}' cannot be mixed by {way}: leave it out"
         yield from (f"{where}.optimizer: {problem}" for problem in optimizer_faults(training))
         if training.early_stopping is not None and domains and not any(_can_validate(spec, name) for name in domains):
             yield (

@@ -65,6 +65,24 @@ Schedule = Annotated[
 """Course of the learning rate: a name, or a mapping of `name` and its settings."""
 
 
+class Mixing(Contract):
+    """Pairs of rows become one, and its loss is that of both targets; of true and of teachers' labels alike."""
+
+    mixup: NonNegativeFloat = 0.0
+    """Blends two rows, the share drawn from Beta(a, a) with this a: 0.2 for little, 1 for any; 0 for none."""
+    cutmix: NonNegativeFloat = 0.0
+    """Sets a box of one picture into the other, its share of the area drawn from Beta(a, a); 0 for none. With both, a
+    step takes one or the other, as often."""
+    share: Fraction = 1.0
+    """Share of the steps that are mixed."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.mixup and not self.cutmix:
+            raise ValueError("give `mixup` or `cutmix`, or both, a strength above 0")
+        return self
+
+
 class EarlyStopping(Contract):
     """Ends a training that gets no better on its validation budget; rows without truth are never asked."""
 
@@ -120,6 +138,9 @@ class Training(Contract):
     augmentation: dict[str, Any] = {}
     """The task's own augmentation settings; empty for none. A student whose label set holds views reads its shared rows
     in these instead, and augments its labelled rows."""
+    mixing: Mixing | None = None
+    """Mixed rows, such as {mixup: 0.2} or {cutmix: 1.0}; left out: none. Rows of the source
+    that a method reads are not mixed."""
     keep: Literal["best", "last"] | None = None
     """Weights kept: best on the validation budget, or last. Left out: best for teachers and with `early_stopping`,
     else last."""

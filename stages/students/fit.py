@@ -41,9 +41,11 @@ from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
 from stages.training.averaging import Average
+from stages.training.mixing import Mix, draw_mix, draw_partners
 from stages.training.penultimate import FAKE_ROWS, Penultimate
 from stages.training.schedules import learning_rate
 from stages.training.stopping import figure_of, reason_to_stop
+from stages.training.stream import rng
 from stages.training.weights import load_given
 
 CHECKPOINTS = "checkpoints"
@@ -151,11 +153,13 @@ class Fit:
         training = self.student.training
         rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
         optim.set_learning_rate(self.optimizer, rate)
-        lots = [part.inputs for part in (shared, labelled) if part is not None]
+        lots = {part: rows.inputs for part, rows in (("shared", shared), ("labelled", labelled)) if rows is not None}
         if not lots:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
-        lots += [] if source is None else [source]
-        outputs = iter(self._passes.forward(lots))
+        mix, partners = self._mixed(lots)
+        if mix is not None:
+            lots = {part: mix(inputs, partners[part]) for part, inputs in lots.items()}
+        outputs = iter(self._passes.forward([*lots.values(), *([] if source is None else [source])]))
         progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
@@ -169,6 +173,11 @@ class Fit:
         if source is not None and shared_rows is not None:
             shared_rows = replace(shared_rows, source=SourceRows(*next(outputs)))
         loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
+        if mix is not None:
+            other_shared = shared_rows and shared_rows.of_partners(partners["shared"])
+            other_labelled = labelled_rows and labelled_rows.of_partners(partners["labelled"])
+            other = self.method.loss(other_shared, other_labelled, training.label_smoothing)
+            loss = mix.lam * loss + (1.0 - mix.lam) * other
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingFailed(f"the loss is {value}: {MEND}")
@@ -312,6 +321,18 @@ class Fit:
         if "best" in meta:
             self._best = (meta["best"], checkpoints.under_prefix("best", tensors))
         self.done = number
+
+    def _mixed(self, lots: Mapping[str, torch.Tensor]) -> tuple[Mix | None, dict[str, torch.Tensor]]:
+        """How the rows of this step are mixed, and with which, lot by lot; alike for all students of the stream."""
+        mixing, seed = self.student.training.mixing, self.order.asked.stream.seed
+        if mixing is None:
+            return None, {}
+        side_2 = next(iter(lots.values())).shape[-2:]
+        partners = {
+            part: draw_partners(len(inputs), rng(seed, "partners", part, self.done)).to(self._device)
+            for part, inputs in lots.items()
+        }
+        return draw_mix(mixing, side_2, rng(seed, "mix", self.done)), partners
 
     def _read(self, teacher: TeacherRows) -> TeacherRows:
         """What the teacher says, calibrated where that is asked for."""

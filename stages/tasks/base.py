@@ -100,6 +100,9 @@ class Task(ABC):
     """Metrics that are no share of 1 (such as a loss in nats): shown as they are, the others in percent."""
     models: ClassVar[tuple[str, ...]]
     """Models known by a short name."""
+    mixes: ClassVar[frozenset[str]] = frozenset()
+    """Ways to mix two inputs that make sense for it: `mixup` (of numbers that may be blended), `cutmix` (of pictures
+    whose last two axes are rows and columns)."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

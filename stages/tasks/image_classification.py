@@ -116,6 +116,7 @@ class ImageClassification(Task):
     errors = frozenset({"calibration_error", "nll"})
     unbounded = frozenset({"nll"})
     models = ("mobile-tiny", "resnet-tiny", "resnet-small")
+    mixes = frozenset({"mixup", "cutmix"})
 
     def pack(self, row: Mapping[str, Any], prepare: ImagePrepare) -> Sample:
         """A source row as a sample: files stay as they are, arrays and cropped pictures are stored raw."""

@@ -11,7 +11,7 @@ Shapes: B rows of the global batch, L rows of this rank's share, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -30,12 +30,15 @@ from stages.teachers.work import WINDOW_BYTES, Finished, Work, finished_of, leav
 from stages.training import checkpoints, models, optim
 from stages.training.averaging import Average
 from stages.training.launch import device, rank, world_size
+from stages.training.mixing import draw_mix, draw_partners
 from stages.training.schedules import learning_rate, total_steps
 from stages.training.stopping import figure_of, reason_to_stop
 from stages.training.stream import RowStream, rng
 from stages.training.weights import load_given
 
 VALIDATION_BATCH = 256
+Target = tuple[torch.Tensor, torch.Tensor]
+"""Class numbers (L,) and what each row weighs (L,)."""
 
 
 def loop(config: dict[str, Any]) -> None:
@@ -150,7 +153,10 @@ class TeacherTraining:
         rate = learning_rate(self.settings, step, self.steps, self.stream.steps_per_epoch)
         optim.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        value = self._gradient(parallel, inputs, positions, weights, float(batch.weights.sum()))
+        targets: list[Target] = [(self.rows.truth(positions), torch.from_numpy(weights))]
+        if self.settings.mixing is not None:
+            inputs, targets = self._mixed(inputs, targets[0], random)
+        value = self._gradient(parallel, inputs, targets, float(batch.weights.sum()))
         if not math.isfinite(value):
             raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
         optim.clip(self.settings, self.network)
@@ -163,8 +169,7 @@ class TeacherTraining:
         self,
         parallel: torch.nn.Module,
         inputs: torch.Tensor,
-        positions: NDArray[np.int64],
-        weights: NDArray[np.float32],
+        targets: Sequence[Target],
         total: float,
     ) -> float:
         """Add the gradient of this rank's part of the mean loss over rows of `total` weight, and give its value.
@@ -173,22 +178,37 @@ class TeacherTraining:
         padding weighs nothing, and still takes part in the exchange.
         """
         parts, value = min(self.settings.accumulate, len(inputs)), 0.0
-        cut = (rows.tensor_split(parts) for rows in (inputs, self.rows.truth(positions), torch.from_numpy(weights)))
-        for number, (some, truth, weight) in enumerate(zip(*cut, strict=True), start=1):
+        cut = [rows.tensor_split(parts) for rows in (inputs, *(part for target in targets for part in target))]
+        for number, (some, *asked) in enumerate(zip(*cut, strict=True), start=1):
             alone = number < parts and self.ranks > 1
             with parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
                     logits = parallel(self._to_device(some))
-                losses = functional.cross_entropy(
-                    logits.float(),
-                    truth.to(self.device),
-                    reduction="none",
-                    label_smoothing=self.settings.label_smoothing,
-                )
-                loss = (losses * weight.to(self.device)).sum() / total
+                loss = torch.zeros((), device=self.device)
+                for truth, weight in zip(asked[::2], asked[1::2], strict=True):
+                    losses = functional.cross_entropy(
+                        logits.float(),
+                        truth.to(self.device),
+                        reduction="none",
+                        label_smoothing=self.settings.label_smoothing,
+                    )
+                    loss = loss + (losses * weight.to(self.device)).sum() / total
                 (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
             value += float(loss.detach())
         return value
+
+    def _mixed(
+        self, inputs: torch.Tensor, target: Target, random: np.random.Generator
+    ) -> tuple[torch.Tensor, list[Target]]:
+        """This rank's rows, mixed with each other, and what is asked of them: their own target and their partner's."""
+        mix = None
+        if self.settings.mixing is not None:
+            mix = draw_mix(self.settings.mixing, inputs.shape[-2:], random)
+        if mix is None:
+            return inputs, [target]
+        (truth, weights), partner = target, draw_partners(len(inputs), random)
+        targets = [(truth, mix.lam * weights), (truth[partner], (1.0 - mix.lam) * weights[partner])]
+        return mix(inputs, partner), targets
 
     def _share(self, rows: NDArray[Any]) -> NDArray[Any]:
         """This rank's rows of a global batch, filled up so that every rank has as many.

@@ -12,6 +12,7 @@ from pipeline.checks import check_spec
 from pipeline.specs import load_spec
 from schemas.errors import ContractError, SpecError
 from stages.places import Place
+from stages.tasks.image_classification import ImageClassification
 from tests.pipeline.world import write_world
 
 
@@ -53,6 +54,14 @@ def test_what_no_training_can_do(tmp_path: Path, part: str, training: dict[str, 
 def test_early_stopping_needs_validation_labels(tmp_path: Path, part: str, domain: str, change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=f"{part}.training.early_stopping: .*{domain} has none to use"):
         check(tmp_path, part, {"early_stopping": {}}, domains={domain: change})
+
+
+@pytest.mark.parametrize("part", ["teachers.big", "students.small"])
+def test_only_what_can_be_mixed_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    check(tmp_path / "pictures", part, {"mixing": {"cutmix": 1.0, "mixup": 0.2}})
+    monkeypatch.setattr(ImageClassification, "mixes", frozenset({"mixup"}))
+    with pytest.raises(SpecError, match=f"{part}.training.mixing: inputs of task .* cannot be mixed by cutmix"):
+        check(tmp_path / "numbers", part, {"mixing": {"cutmix": 1.0, "mixup": 0.2}})
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from schemas.artifacts import ModelRef
+from schemas.base import Part
 from schemas.spec import Resources
 from schemas.students import CohortOutputs, StudentInputs, StudentOutputs
 from stages.context import Context
 from stages.places import Place
 from stages.students import cohort
 from stages.students.stage import STUDENTS
-from stages.training.models import read_state
-from tests.students.world import Killed, World, cohort_of, student
+from stages.tasks import get_task
+from stages.training.models import build, read_state
+from stages.training.stream import rng
+from tests.students.world import TASK, Killed, World, cohort_of, student
 
 PARTS_TOLERANCE = 2e-5
 """Largest difference of a weight after 14 steps of sgd, whole batches against parts: float32 sums in another order."""
@@ -128,7 +131,37 @@ def test_without_validation_truth_nobody_ends_early(world: World, local_context:
     assert len(one.history) == 4
 
 
-ALL = {"ema": 0.9, "accumulate": 2, "precision": "bfloat16", "early_stopping": {"patience": 2}, "keep": "best"}
+def test_the_loss_of_a_mixed_step_by_hand(world: World, local_context: Context) -> None:
+    """The first step of a student that is trained by truth alone, from the feed's own rows."""
+    training = {"mixing": {"mixup": 1.0}, "label_smoothing": 0.0}
+    (one,) = run(local_context, student("mixed", "none", model="plain", steps=1, training=training))
+    feed = world.feeds[0]
+    batch = feed.labelled(0, f"{0:032x}")
+    assert batch is not None
+    network = build(get_task(TASK), Part(name="tests.students.world:plain"), 3, {}, 0)
+    partner = torch.from_numpy(rng(0, "partners", "labelled", 0).permutation(4))
+    drawn = rng(0, "mix", 0)
+    drawn.random(4)
+    lam = drawn.beta(1.0, 1.0)
+    with torch.no_grad():
+        logs = network(lam * batch.inputs + (1 - lam) * batch.inputs[partner]).log_softmax(1)
+    losses = [-logs[torch.arange(4), truth].mean() for truth in (batch.truth_L, batch.truth_L[partner])]
+    assert one.history[0].loss == pytest.approx(float(lam * losses[0] + (1 - lam) * losses[1]), rel=1e-5)
+
+
+def test_all_arms_of_a_stream_are_mixed_alike(world: World, local_context: Context) -> None:
+    """A student whose teacher counts nothing is the one without."""
+    training = {**SGD, "mixing": {"cutmix": 1.0, "mixup": 0.5}}
+    nothing = Part.model_validate({"name": "soft", "alpha": 0.0})
+    taught = student("taught", model="plain", training=training).model_copy(update={"method": nothing})
+    with_teacher, without = run(local_context, taught, student("none", "none", model="plain", training=training))
+    assert apart(with_teacher, without) < PARTS_TOLERANCE
+
+
+ALL = {
+    "mixing": {"mixup": 0.5, "cutmix": 1.0, "share": 0.8}, "ema": 0.9, "accumulate": 2, "precision": "bfloat16",
+    "early_stopping": {"patience": 2}, "keep": "best",
+}  # fmt: skip
 TOGETHER = (
     student("all", steps=30, training=ALL),
     student("steps", training={"schedule": {"name": "step", "epochs": 1, "factor": 0.5}, "optimizer": "timm/lamb"}),

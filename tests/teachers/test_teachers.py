@@ -255,7 +255,8 @@ def test_two_ranks_equal_one(ray_context: Context, world: tuple[Domain, Domain])
 # --- strategies ----------------------------------------------------------------------------------------------------
 
 STRATEGIES: dict[str, Any] = {
-    "ema": 0.9, "accumulate": 3, "precision": "bfloat16", "early_stopping": {"patience": 1, "min_gain": 1.0},
+    "mixing": {"mixup": 1.0, "cutmix": 1.0}, "ema": 0.9, "accumulate": 3, "precision": "bfloat16",
+    "early_stopping": {"patience": 1, "min_gain": 1.0},
     "schedule": "constant", "optimizer": "timm/lamb", "epochs": 6,
 }  # fmt: skip
 
@@ -289,7 +290,8 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(local_context: Context, wor
     """In steps that padding fills up, too; without batch norm, to rounding."""
     states = []
     for more in ({}, {"accumulate": 5}, {"ema": 1e-9}):
-        inputs = trained(world[0], model="image_factories:plain", optimizer="sgd", batch_size=15, **more)
+        mixing = {"cutmix": 1.0}
+        inputs = trained(world[0], model="image_factories:plain", optimizer="sgd", batch_size=15, mixing=mixing, **more)
         outputs = run(local_context, inputs)
         states.append(read_state(Place(outputs.model.uri), outputs.model))
     for state in states[1:]:
