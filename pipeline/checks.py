@@ -10,6 +10,7 @@ from pipeline.graph.project import ALONE, Project
 from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
+from pipeline.trainings import training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
@@ -32,7 +33,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += _task_faults(spec)
     except UserError as error:
         problems += error.problems
-    problems += _weights_faults(spec)
+    problems += [*training_faults(spec), *_weights_faults(spec)]
     problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]

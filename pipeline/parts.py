@@ -8,7 +8,8 @@ from typing import Any
 from schemas.base import Contract, Part
 from schemas.errors import SpecError, UserError
 from schemas.labels import Views
-from schemas.spec import Spec, Training
+from schemas.spec import Spec
+from schemas.training import Training
 from stages.registry import validate_settings
 
 

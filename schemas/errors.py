@@ -136,6 +136,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             known = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
             near = did_you_mean(str(fault["input"]), known)
             yield f"{where}: it is one of {', '.join(known)}, not {fault['input']!r}{near if '?' in near else ''}"
+        elif fault["type"] == "union_tag_invalid":
+            known = re.findall(r"'([^']*)'", fault["ctx"]["expected_tags"])
+            tag, near = fault["ctx"]["tag"], did_you_mean(fault["ctx"]["tag"], known)
+            yield f"{where}: it is one of {', '.join(known)}, not '{tag}'{near if '?' in near else ''}"
         elif fault["type"] == "string_pattern_mismatch":
             yield f"{where}: {fault['input']!r} is not {PATTERNS.get(fault['ctx']['pattern'], 'of the right form')}"
         else:

@@ -21,6 +21,7 @@ MODULES = (
     "spec",
     "students",
     "teachers",
+    "training",
 )
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
 from schemas.labels import Ids, Requirements, Space, Views, Weights
+from schemas.training import Training
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -130,46 +131,6 @@ class Domain(Contract):
     """Bad rows end the ingest, or are set aside in a file and counted."""
     shard_rows: PositiveInt = 2048
     """Samples per packed shard; also the unit of labelling, of resuming and of sharing."""
-
-
-class Training(Contract):
-    """How a model is trained; one block for teachers and students."""
-
-    epochs: PositiveInt | None = None
-    """Passes over the training rows (of the shared stream, for students). Either this or `steps`."""
-    steps: PositiveInt | None = None
-    """Optimiser steps. Either this or `epochs`."""
-    batch_size: PositiveInt = 64
-    """Rows per step over all workers; for students the shared rows of a step."""
-    labelled_batch_size: PositiveInt | None = None
-    """Rows with true labels per student step, drawn from the budget; left out: as many as `batch_size`."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Optimiser, as in torch.optim."""
-    learning_rate: PositiveFloat = 1e-3
-    """Peak learning rate, per step."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    """Decay of weights, as the optimiser defines it."""
-    momentum: Fraction = 0.9
-    """Momentum of sgd; others do not use it."""
-    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
-    """Course of the learning rate over all steps."""
-    warmup: Fraction = 0.2
-    """Share of the steps in which the rate rises (one-cycle and cosine)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a true label that is spread over all classes."""
-    gradient_clip: PositiveFloat | None = None
-    """Largest norm of the gradient of all weights together."""
-    augmentation: dict[str, Any] = {}
-    """The task's own augmentation settings; empty for none. A student whose label set holds views reads its shared rows
-    in these instead, and augments its labelled rows."""
-    keep: Literal["best", "last"] | None = None
-    """Weights kept: best on the validation budget, or last. Left out: best for teachers, last for students."""
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("give `epochs` or `steps`, not both")
-        return self
 
 
 class Adapt(Contract):

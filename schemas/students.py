@@ -9,8 +9,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
 from schemas.labels import Views
-from schemas.spec import Halving, Training
+from schemas.spec import Halving
 from schemas.teachers import EpochQuality
+from schemas.training import Training
 
 Arm = Literal["distilled", "no-teacher", "source-only", "source-finetuned"]
 """Which role a student plays in the comparison."""
@@ -131,6 +132,8 @@ class StudentOutputs(Document):
     """Where it was stopped."""
     history: tuple[EpochQuality, ...] = ()
     """Quality by epoch on its own validation budget."""
+    ended_early: str | None = None
+    """Why it ended before its last step, with `early_stopping`; none: it took them all."""
     calibration: PositiveFloat | None = None
     """Temperature that its labels were read through; none: as they are stored."""
 

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from schemas.artifacts import BudgetRef, HeldOut, ModelRef, SamplesRef, SeenInfo, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Part
-from schemas.spec import Training
+from schemas.training import Training
 
 
 class LabelledDomain(Contract):
@@ -110,3 +110,5 @@ class TeacherOutputs(Document):
     """Epoch whose weights were kept."""
     seen: SeenInfo | None = None
     """Rows that it learned from or was chosen by (`seen.npy`); none where nobody knows."""
+    ended_early: str | None = None
+    """Why its training ended before its last step, with `early_stopping`; none: it took them all."""

@@ -14,7 +14,7 @@ from pipeline.graph.teachers import held_out
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.students import Arm, CohortInputs, HalvingInputs, PointOutcome, SourceInputs, Stream, StudentInputs
-from stages.training.optim import total_steps
+from stages.training.schedules import total_steps
 
 ON_TARGET: tuple[Arm, ...] = ("distilled", "no-teacher", "source-finetuned")
 ON_SOURCE: tuple[Arm, ...] = ("source-only",)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,11 +35,17 @@ from stages.students.feed import Feed, LabelledBatch, SharedBatch
 from stages.students.learners import Learners
 from stages.students.methods import get_method
 from stages.students.methods.base import LabelledRows, Needs, SharedRows, Sizes, SourceRows
+from stages.students.passes import Passes
 from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
+from stages.training.averaging import Average
+from stages.training.mixing import Mix, draw_mix, draw_partners
 from stages.training.penultimate import FAKE_ROWS, Penultimate
+from stages.training.schedules import learning_rate
+from stages.training.stopping import figure_of, reason_to_stop
+from stages.training.stream import rng
 from stages.training.weights import load_given
 
 CHECKPOINTS = "checkpoints"
@@ -88,6 +94,8 @@ class Fit:
         """Digest of its label budget."""
         self.source: str | None = None
         """Digest of the source domain whose rows its method reads."""
+        self._epoch_steps = 1
+        """Steps of an epoch of the shared stream."""
         self._fields: dict[str, int | None] = {}
         self._empty()
         with self.guard():
@@ -107,21 +115,24 @@ class Fit:
     def _empty(self) -> None:
         self.done = 0
         """Steps taken."""
+        self.ended_early: str | None = None
+        """Why it ended before its last step."""
         self.history: list[EpochQuality] = []
         self._loss_sum, self._loss_steps = 0.0, 0
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         self._penultimate: Penultimate | None = None
+        self._average: Average | None = None
         self._learners = Learners({}, self._device)
 
     @property
     def training(self) -> bool:
         """Whether it has steps to take."""
-        return self.failure is None and self.done < self.goal
+        return self.failure is None and self.ended_early is None and self.done < self.goal
 
     @property
     def ended(self) -> bool:
-        """Whether it has taken its last step."""
-        return self.done >= self.student.steps
+        """Whether it has taken its last step, or needs no more."""
+        return self.ended_early is not None or self.done >= self.student.steps
 
     @property
     def goal(self) -> int:
@@ -149,6 +160,7 @@ class Fit:
 
         Raises StoreError for labels that the method cannot learn from, DataError where they cannot be calibrated.
         """
+        self._epoch_steps = feed.rows.steps_per_epoch
         labels = feed.label_sets[self.labels] if self.labels else None
         if labels is not None:
             beside = extras_of(labels.schema)
@@ -178,9 +190,9 @@ class Fit:
 
     def unload(self) -> None:
         """Let go of all that takes memory. It is over."""
-        self._best, self._penultimate = None, None
+        self._best, self._penultimate, self._average = None, None, None
         self._learners = Learners({}, self._device)
-        for name in ("module", "optimizer"):
+        for name in ("module", "optimizer", "_passes"):
             self.__dict__.pop(name, None)
 
     def put_off(self) -> None:
@@ -193,17 +205,18 @@ class Fit:
         self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None = None
     ) -> None:
         """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite."""
-        self._seed()
+        self._seed(0)
         self.module.train()
         training = self.student.training
-        rate = optim.learning_rate(training, self.done, self.student.steps)
+        rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
         optim.set_learning_rate(self.optimizer, rate)
-        # Concatenating copies: a model that writes into its input does not reach the other students' rows.
-        parts = [part.inputs for part in (shared, labelled) if part is not None]
-        if not parts:
+        lots = {part: rows.inputs for part, rows in (("shared", shared), ("labelled", labelled)) if rows is not None}
+        if not lots:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
-        parts += [] if source is None else [source]
-        outputs = iter(self._outputs(parts))
+        mix, partners = self._mixed(lots)
+        if mix is not None:
+            lots = {part: mix(inputs, partners[part]) for part, inputs in lots.items()}
+        outputs = iter(self._passes.forward([*lots.values(), *([] if source is None else [source])]))
         progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
@@ -217,28 +230,37 @@ class Fit:
         if source is not None and shared_rows is not None:
             shared_rows = replace(shared_rows, source=SourceRows(*next(outputs)))
         loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
+        if mix is not None:
+            other_shared = shared_rows and shared_rows.of_partners(partners["shared"])
+            other_labelled = labelled_rows and labelled_rows.of_partners(partners["labelled"])
+            other = self.method.loss(other_shared, other_labelled, training.label_smoothing)
+            loss = mix.lam * loss + (1.0 - mix.lam) * other
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingFailed(f"the loss is {value}: {MEND}")
         self.optimizer.zero_grad(set_to_none=True)
         self._learners.zero_grad()
-        loss.backward()
+        self._passes.backward(loss)
         optim.clip(training, self.module)
         self.optimizer.step()
         self._learners.step(rate)
         self._loss_sum += value
         self._loss_steps += 1
         self.done += 1
+        if self._average is not None:
+            self._average.update(self.module, self.done)
 
     @torch.no_grad()
     def predict(self, inputs: torch.Tensor) -> NDArray[np.float32]:
-        """Logits (V, C) in evaluation mode."""
+        """Logits (V, C) in evaluation mode, of the average where there is one."""
         self.module.eval()
-        logits: NDArray[np.float32] = self.module(inputs.clone()).float().cpu().numpy()
+        own, rows = self._average, inputs.clone()
+        said = self.module(rows) if own is None else own.answer(self.module, rows)
+        logits: NDArray[np.float32] = said.float().cpu().numpy()
         return logits
 
     def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> None:
-        """Write a line of history, from the logits of its validation rows (None without any); keep the best.
+        """Write a line of history, from the logits of its validation rows (None without any); keep the best, or stop.
 
         Raises TrainingFailed if a weight or a logit is not finite.
         """
@@ -249,11 +271,11 @@ class Fit:
         loss = self._loss_sum / max(1, self._loss_steps)
         self._loss_sum, self._loss_steps = 0.0, 0
         self.history.append(EpochQuality(epoch=epoch, loss=loss, validation=quality))
-        leading = self._task.metrics[0]
-        if self.student.training.keep == "best" and leading in quality:
-            figure = -quality[leading] if leading in self._task.errors else quality[leading]
-            if self._best is None or figure > self._best[0]:
-                self._best = (figure, self._state())
+        training, figure = self.student.training, figure_of(self._task, quality)
+        if training.keeps_best and figure is not None and (self._best is None or figure > self._best[0]):
+            self._best = (figure, self._kept())
+        if self.done < self.student.steps:
+            self.ended_early = reason_to_stop(training.early_stopping, self.history, self._task)
 
     def quality(self, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> dict[str, float]:
         """Metrics on its validation rows, of which its history tells nothing; without any, none.
@@ -272,6 +294,8 @@ class Fit:
         optimizer, optimizer_meta = checkpoints.pack_optimizer(self.optimizer)
         tensors = checkpoints.with_prefix("model", self._state())
         tensors |= checkpoints.with_prefix("optimizer", optimizer)
+        if self._average is not None:
+            tensors |= checkpoints.with_prefix("average", self._average.state)
         learned, learners_meta = self._learners.pack()
         tensors |= checkpoints.with_prefix("learners", learned)
         meta: dict[str, Any] = {
@@ -297,7 +321,7 @@ class Fit:
             preprocessing=order.asked.stream.preprocessing,
             code=task_code(order.asked.task, self.student.model),
         )
-        content = models.save_model(attempt, card, self._best[1] if self._best else self._state())
+        content = models.save_model(attempt, card, self._best[1] if self._best else self._kept())
         history = [line.dump() for line in self.history]
         attempt.put("history.json", (json.dumps(history, indent=2) + "\n").encode())
         outputs = StudentOutputs(
@@ -307,6 +331,7 @@ class Fit:
             model=ModelRef(uri=order.folder.uri, fingerprint=order.fingerprint, digest=content),
             history=tuple(self.history),
             calibration=self.calibration,
+            ended_early=self.ended_early,
         )
         attempt.commit(outputs, content)
         order.folder.remove(CHECKPOINTS)
@@ -329,7 +354,11 @@ class Fit:
             batch = self._task.fake_batch(FAKE_ROWS, settings)
             self._penultimate = Penultimate(module, batch, len(classes), self.student.model.name)
         self.module = module.to(self._device).to(memory_format=torch.channels_last)
-        self.optimizer = optim.make_optimizer(self.student.training, self.module)
+        training = self.student.training
+        self.optimizer = optim.make_optimizer(training, self.module)
+        self._passes = Passes(self.module, self._penultimate, training, self._seed)
+        if training.ema is not None:
+            self._average = Average(self.module, training.ema)
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -338,6 +367,8 @@ class Fit:
         number, tensors, meta = found
         self.module.load_state_dict(checkpoints.under_prefix("model", tensors))
         checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
+        if self._average is not None:
+            self._average.load(checkpoints.under_prefix("average", tensors))
         self._learners.unpack(checkpoints.under_prefix("learners", tensors), meta["learners"])
         self._loss_sum, self._loss_steps = meta["loss"]
         self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
@@ -345,28 +376,40 @@ class Fit:
             self._best = (meta["best"], checkpoints.under_prefix("best", tensors))
         self.done = number
 
-    def _outputs(self, parts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Logits and, where they are needed, penultimate features of several lots of rows, in one pass."""
-        sizes = [len(part) for part in parts]
-        logits = self.module(torch.cat(parts)).split(sizes)
-        if self._penultimate is None:
-            return [(lot, None) for lot in logits]
-        return list(zip(logits, self._penultimate.take().split(sizes), strict=True))
+    def _mixed(self, lots: Mapping[str, torch.Tensor]) -> tuple[Mix | None, dict[str, torch.Tensor]]:
+        """How the rows of this step are mixed, and with which, lot by lot; alike for all students of the stream."""
+        mixing, seed = self.student.training.mixing, self.order.asked.stream.seed
+        if mixing is None:
+            return None, {}
+        side_2 = next(iter(lots.values())).shape[-2:]
+        partners = {
+            part: draw_partners(len(inputs), rng(seed, "partners", part, self.done)).to(self._device)
+            for part, inputs in lots.items()
+        }
+        return draw_mix(mixing, side_2, rng(seed, "mix", self.done)), partners
 
     def _read(self, teacher: TeacherRows) -> TeacherRows:
         """What the teacher says, calibrated where that is asked for."""
         return teacher if self.calibration is None else teacher.calibrated(self.calibration)
 
-    def _seed(self) -> None:
-        """What a model draws in a step (dropout) belongs to its seed and the step, not to its neighbours."""
-        number = _number("step", self.student.seed, self.done)
+    def _seed(self, part: int) -> None:
+        """What a model draws in a part of a step (dropout) belongs to its seed and the step, not to its neighbours."""
+        number = _number("step", self.student.seed, self.done, *([part] if part else []))
         torch.default_generator.manual_seed(number)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(number)
 
     def _state(self) -> dict[str, torch.Tensor]:
         """A copy of the weights on the CPU."""
-        return {name: value.detach().to("cpu", copy=True) for name, value in self.module.state_dict().items()}
+        return _copied(self.module.state_dict())
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """A copy of what would be kept of it now: its weights, or their average."""
+        return self._state() if self._average is None else _copied(self._average.state)
+
+
+def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def _number(*what: int | str) -> int:

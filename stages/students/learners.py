@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from schemas.spec import Training
+from schemas.training import Training
 from stages.training import checkpoints, optim
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from schemas.artifacts import BudgetRef, LabelSetRef, SamplesRef, SplitRef
 from schemas.base import Contract, Part
 from schemas.errors import ContractError, InternalError
-from schemas.spec import Training
 from schemas.students import CohortInputs, CohortOutputs, Stopped, Stream, StudentInputs, StudentOutputs
+from schemas.training import Training
 from stages.artifacts import find_artifact, outputs_of
 from stages.base import Stage
 from stages.context import Context

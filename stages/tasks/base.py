@@ -102,6 +102,9 @@ class Task(ABC):
     """Models known by a short name."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Forms of the names of other libraries' models, such as `timm/NAME`."""
+    mixes: ClassVar[frozenset[str]] = frozenset()
+    """Ways to mix two inputs that make sense for it: `mixup` (of numbers that may be blended), `cutmix` (of pictures
+    whose last two axes are rows and columns)."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -115,6 +115,7 @@ class ImageClassification(Classification):
     files = frozenset({"image"})
     models = ("mobile-tiny", "resnet-tiny", "resnet-small")
     libraries = ("timm/NAME", "torchvision/NAME")
+    mixes = frozenset({"mixup", "cutmix"})
 
     def pack(self, row: Mapping[str, Any], prepare: ImagePrepare) -> Sample:
         """A source row as a sample: files stay as they are, arrays and cropped pictures are stored raw."""

@@ -7,7 +7,6 @@ from typing import assert_never
 from schemas.artifacts import BudgetRef, ModelRef, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.errors import InternalError
-from schemas.spec import Training
 from schemas.teachers import (
     AdaptTeacher,
     GivenTeacher,
@@ -16,6 +15,7 @@ from schemas.teachers import (
     TeacherOutputs,
     TrainTeacher,
 )
+from schemas.training import Training
 from stages.artifacts import outputs_of
 from stages.base import Stage
 from stages.context import Context
@@ -77,6 +77,7 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
             history=finished.history,
             kept_epoch=finished.kept_epoch,
             seen=None if seen is None else seen.info(SEEN_FILE),
+            ended_early=finished.ended_early,
         )
         winner = attempt.commit(outputs, content)
         folder.remove(CHECKPOINTS)

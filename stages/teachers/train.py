@@ -11,6 +11,8 @@ Shapes: B rows of the global batch, L rows of this rank's share, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -26,11 +28,17 @@ from stages.tasks import get_task
 from stages.teachers.rows import LabelledRows
 from stages.teachers.work import WINDOW_BYTES, Finished, Work, finished_of, leave
 from stages.training import checkpoints, models, optim
+from stages.training.averaging import Average
 from stages.training.launch import device, rank, world_size
+from stages.training.mixing import draw_mix, draw_partners
+from stages.training.schedules import learning_rate, total_steps
+from stages.training.stopping import figure_of, reason_to_stop
 from stages.training.stream import RowStream, rng
 from stages.training.weights import load_given
 
 VALIDATION_BATCH = 256
+Target = tuple[torch.Tensor, torch.Tensor]
+"""Class numbers (L,) and what each row weighs (L,)."""
 
 
 def loop(config: dict[str, Any]) -> None:
@@ -63,15 +71,18 @@ class TeacherTraining:
             WINDOW_BYTES,
             self.way.seed,
         )
-        self.steps = optim.total_steps(self.settings, len(self.rows.train))
+        self.steps = total_steps(self.settings, len(self.rows.train))
         self.epochs = math.ceil(self.steps / self.stream.steps_per_epoch)
         self.device: torch.device = device()
         self.rank, self.ranks = rank(), world_size()
         self.network = self._build()
         self.optimizer = optim.make_optimizer(self.settings, self.network)
+        self.average = Average(self.network, self.settings.ema) if self.settings.ema else None
         self.epoch = 0
         """Epochs done."""
         self.history: list[EpochQuality] = []
+        self.ended_early: str | None = None
+        """Why it ended before its last step."""
         self.kept_epoch, self.kept_figure = 0, -math.inf
         self.kept: dict[str, torch.Tensor] = {}
 
@@ -83,16 +94,17 @@ class TeacherTraining:
         if saved is not None:
             self._resume(*saved)
         parallel = self._parallel()
-        while self.epoch < self.epochs:
+        while self.epoch < self.epochs and self.ended_early is None:
             loss = self._train_epoch(parallel)
             self.epoch += 1
             if self.rank == 0:
                 self._end_epoch(loss)
+            self._agree()
         if self.rank == 0:
             leave(
                 self.work,
                 self.epoch + 1,
-                Finished(self.card, self.kept, tuple(self.history), self.kept_epoch),
+                Finished(self.card, self.kept, tuple(self.history), self.kept_epoch, self.ended_early),
             )
 
     def _build(self) -> torch.nn.Module:
@@ -138,24 +150,65 @@ class TeacherTraining:
         torch.manual_seed(int(random.integers(2**63)))  # dropout; a resumed training draws the same
         draws = step_draws(random, len(positions))
         inputs = self.rows.augmented(self.task, self.preprocessing, self.augmentation, positions, draws)
-        logits = parallel(self._to_device(inputs)).float()
-        losses = functional.cross_entropy(
-            logits,
-            self.rows.truth(positions).to(self.device),
-            reduction="none",
-            label_smoothing=self.settings.label_smoothing,
-        )
-        # A share whose rows are all padding weighs nothing, and still takes part in the exchange of gradients.
-        loss = (losses * torch.from_numpy(weights).to(self.device)).sum() / float(batch.weights.sum())
-        value = float(loss.detach())
+        rate = learning_rate(self.settings, step, self.steps, self.stream.steps_per_epoch)
+        optim.set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        targets: list[Target] = [(self.rows.truth(positions), torch.from_numpy(weights))]
+        if self.settings.mixing is not None:
+            inputs, targets = self._mixed(inputs, targets[0], random)
+        value = self._gradient(parallel, inputs, targets, float(batch.weights.sum()))
         if not math.isfinite(value):
             raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
-        optim.set_learning_rate(self.optimizer, optim.learning_rate(self.settings, step, self.steps))
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
         optim.clip(self.settings, self.network)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network, step + 1)
         return value
+
+    def _gradient(
+        self,
+        parallel: torch.nn.Module,
+        inputs: torch.Tensor,
+        targets: Sequence[Target],
+        total: float,
+    ) -> float:
+        """Add the gradient of this rank's part of the mean loss over rows of `total` weight, and give its value.
+
+        The rows are cut into `accumulate` parts; ranks exchange gradients with the last one. A share whose rows are all
+        padding weighs nothing, and still takes part in the exchange.
+        """
+        parts, value = min(self.settings.accumulate, len(inputs)), 0.0
+        cut = [rows.tensor_split(parts) for rows in (inputs, *(part for target in targets for part in target))]
+        for number, (some, *asked) in enumerate(zip(*cut, strict=True), start=1):
+            alone = number < parts and self.ranks > 1
+            with parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                    logits = parallel(self._to_device(some))
+                loss = torch.zeros((), device=self.device)
+                for truth, weight in zip(asked[::2], asked[1::2], strict=True):
+                    losses = functional.cross_entropy(
+                        logits.float(),
+                        truth.to(self.device),
+                        reduction="none",
+                        label_smoothing=self.settings.label_smoothing,
+                    )
+                    loss = loss + (losses * weight.to(self.device)).sum() / total
+                (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
+            value += float(loss.detach())
+        return value
+
+    def _mixed(
+        self, inputs: torch.Tensor, target: Target, random: np.random.Generator
+    ) -> tuple[torch.Tensor, list[Target]]:
+        """This rank's rows, mixed with each other, and what is asked of them: their own target and their partner's."""
+        mix = None
+        if self.settings.mixing is not None:
+            mix = draw_mix(self.settings.mixing, inputs.shape[-2:], random)
+        if mix is None:
+            return inputs, [target]
+        (truth, weights), partner = target, draw_partners(len(inputs), random)
+        targets = [(truth, mix.lam * weights), (truth[partner], (1.0 - mix.lam) * weights[partner])]
+        return mix(inputs, partner), targets
 
     def _share(self, rows: NDArray[Any]) -> NDArray[Any]:
         """This rank's rows of a global batch, filled up so that every rank has as many.
@@ -173,21 +226,35 @@ class TeacherTraining:
         return inputs.to(self.device)
 
     def _end_epoch(self, loss: float) -> None:
-        """Validate, keep what is best so far, write a checkpoint."""
-        state = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        """Validate, keep what is best so far, write a checkpoint; stop where no gain is seen."""
+        state = _copied(self.network.state_dict())
         for name, value in state.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise TrainingFailed(self._not_finite(f"'{name}' is not finite after epoch {self.epoch}"))
         quality = self._validate()
         self.history.append(EpochQuality(epoch=self.epoch, loss=loss, validation=quality))
-        leading = self.task.metrics[0]
-        figure = quality.get(leading, 0.0) * (-1 if leading in self.task.errors else 1)
-        if not quality or self.settings.keep == "last" or figure > self.kept_figure:
-            self.kept, self.kept_epoch, self.kept_figure = state, self.epoch, figure
+        figure = figure_of(self.task, quality)
+        if figure is None or self.settings.keep == "last" or figure > self.kept_figure:
+            kept = state if self.average is None else _copied(self.average.state)
+            self.kept, self.kept_epoch, self.kept_figure = kept, self.epoch, figure or 0.0
         self._save(state)
+        self._stop()
+
+    def _stop(self) -> None:
+        """End here if validation has shown no gain for long enough."""
+        if self.epoch < self.epochs:
+            self.ended_early = reason_to_stop(self.settings.early_stopping, self.history, self.task)
+
+    def _agree(self) -> None:
+        """Every rank learns whether the first one, which alone validates, ends here."""
+        if self.ranks > 1 and self.settings.early_stopping is not None:
+            ends = torch.tensor(self.ended_early is not None, device=self.device)
+            torch.distributed.broadcast(ends, 0)
+            if ends and self.ended_early is None:
+                self.ended_early = "with the first rank"
 
     def _validate(self) -> dict[str, float]:
-        """Metrics on the validation rows of the budget; nothing without any."""
+        """Metrics on the validation rows of the budget, of the average where there is one; nothing without any."""
         positions = self.rows.validation
         if not len(positions):
             return {}
@@ -196,7 +263,9 @@ class TeacherTraining:
         with torch.no_grad():
             for start in range(0, len(positions), VALIDATION_BATCH):
                 inputs = self.rows.batch(self.task, self.preprocessing, positions[start : start + VALIDATION_BATCH])
-                logits.append(self.network(self._to_device(inputs)).float().cpu().numpy())
+                rows = self._to_device(inputs)
+                said = self.network(rows) if self.average is None else self.average.answer(self.network, rows)
+                logits.append(said.float().cpu().numpy())
         return self.task.score(np.concatenate(logits), self.rows.validation_truth, self.task.metrics)
 
     def _save(self, state: dict[str, torch.Tensor]) -> None:
@@ -206,6 +275,8 @@ class TeacherTraining:
             **checkpoints.with_prefix("optimizer", optimizer),
             **checkpoints.with_prefix("kept", self.kept),
         }
+        if self.average is not None:
+            tensors |= checkpoints.with_prefix("average", self.average.state)
         meta = {
             "optimizer": plain,
             "history": [line.dump() for line in self.history],
@@ -221,7 +292,14 @@ class TeacherTraining:
         self.epoch, self.kept = epoch, checkpoints.under_prefix("kept", tensors)
         self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
         self.kept_epoch, self.kept_figure = meta["kept_epoch"], meta["kept_figure"]
+        if self.average is not None:
+            self.average.load(checkpoints.under_prefix("average", tensors))
+        self._stop()
 
     def _not_finite(self, what: str) -> str:
         clip = "" if self.settings.gradient_clip else ", or set `training.gradient_clip`"
         return f"{what}: lower `training.learning_rate` (now {self.settings.learning_rate:g}){clip}"
+
+
+def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -84,6 +84,7 @@ class Finished:
     state: Mapping[str, torch.Tensor]
     history: tuple[EpochQuality, ...] = ()
     kept_epoch: int | None = None
+    ended_early: str | None = None
 
 
 def leave(work: Work, number: int, finished: Finished) -> None:
@@ -94,6 +95,7 @@ def leave(work: Work, number: int, finished: Finished) -> None:
         "card": finished.card.dump(),
         "history": [line.dump() for line in finished.history],
         "kept_epoch": finished.kept_epoch,
+        "ended_early": finished.ended_early,
     }
     checkpoints.save(work.checkpoints, number, finished.state, {"finished": meta})
 
@@ -104,7 +106,8 @@ def finished_of(saved: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | Non
         return None
     meta = saved[2]["finished"]
     history = tuple(EpochQuality.model_validate(line) for line in meta["history"])
-    return Finished(ModelCard.parse(meta["card"], "finished teacher"), saved[1], history, meta["kept_epoch"])
+    card = ModelCard.parse(meta["card"], "finished teacher")
+    return Finished(card, saved[1], history, meta["kept_epoch"], meta["ended_early"])
 
 
 def delegate(context: Context, function: Callable[[Work], None], work: Work) -> None:

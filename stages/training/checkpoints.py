@@ -85,11 +85,23 @@ def _read(place: Place, number: int) -> tuple[Tensors, dict[str, Any]]:
     return safetensors.torch.load(data), meta
 
 
+GROUP = "group"
+
+
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """(flat tensors, plain JSON) of an optimiser's state. Its settings are the recipe's and are not kept."""
+    """(flat tensors, plain JSON) of an optimiser's state. Its settings are the recipe's and are not kept.
+
+    Some of a library's count their steps in the group of weights, beside its settings: that counts as state.
+    """
+    packed = optimizer.state_dict()
+    lots: dict[Any, dict[str, Any]] = dict(packed["state"])
+    for number, group in enumerate(packed["param_groups"]):
+        lots[f"{GROUP}{number}"] = {
+            key: group[key] for key in group if key != "params" and key not in optimizer.defaults
+        }
     tensors: Tensors = {}
     plain: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
+    for index, state in lots.items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{index}.{key}"] = value
@@ -102,11 +114,14 @@ def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]
 ) -> None:
     """Give a freshly made optimiser over the same weights the state that `pack_optimizer` took."""
+    groups = optimizer.state_dict()["param_groups"]
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **plain}.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
+        if index.startswith(GROUP):
+            groups[int(index.removeprefix(GROUP))][key] = value
+        else:
+            state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     # Fused kernels walk weights and state side by side in memory: state must lie as its weight does (channels-last).
     for weight, entries in optimizer.state.items():

@@ -22,9 +22,10 @@ from schemas.artifacts import BudgetRef, LabelSetRef
 from schemas.base import Part
 from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
 from schemas.labels import LabelSchema, LabelsInputs
-from schemas.spec import LabelBudget, Resources, Source, Split, Storage, Training
+from schemas.spec import LabelBudget, Resources, Source, Split, Storage
 from schemas.students import CohortInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
+from schemas.training import Training
 from stages.base import get_stage
 from stages.context import Context
 from stages.labels.decoded import DenseLabels

@@ -146,6 +146,12 @@ def test_an_older_document_is_upgraded_or_refused() -> None:
         ({"model": "x", "training": {"learning_rate": -1}}, ["greater than 0", "found -1"]),
         ({"model": "x", "training": {"learning_rate": float("nan")}}, ["finite number"]),
         ({"model": "x", "training": {"epochs": 1, "steps": 1}}, ["not both"]),
+        ({"model": "x", "training": {"schedule": "cosin"}}, ["one of constant, inverse-time", "mean 'cosine'?"]),
+        ({"model": "x", "training": {"schedule": {"name": "step", "epoch": 3}}}, ["did you mean 'epochs'?"]),
+        (
+            {"model": "x", "training": {"schedule": "inverse-time"}},
+            ["decay' is missing"],
+        ),
     ],
 )
 def test_a_misspelled_field_names_the_probable_one(value: dict[str, Any], words: list[str]) -> None:

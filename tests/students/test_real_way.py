@@ -17,9 +17,10 @@ from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
 from schemas.errors import DataError
 from schemas.labels import LabelsInputs
 from schemas.runs import Event
-from schemas.spec import LabelBudget, Resources, Source, Split, Storage, Training
+from schemas.spec import LabelBudget, Resources, Source, Split, Storage
 from schemas.students import CohortInputs, SourceInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
+from schemas.training import Training
 from stages.base import get_stage
 from stages.context import Context
 from stages.domains.reader import read_budget

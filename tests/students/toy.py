@@ -16,7 +16,7 @@ from torch import Tensor
 
 from schemas.base import Part
 from schemas.labels import FEATURES
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.learners import Learners
 from stages.students.methods import get_method
 from stages.students.methods.base import LabelledRows, Method, SharedRows, Sizes, SourceRows

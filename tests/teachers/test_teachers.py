@@ -252,6 +252,63 @@ def test_two_ranks_equal_one(ray_context: Context, world: tuple[Domain, Domain])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+# --- strategies ----------------------------------------------------------------------------------------------------
+
+STRATEGIES: dict[str, Any] = {
+    "mixing": {"mixup": 1.0, "cutmix": 1.0}, "ema": 0.9, "accumulate": 3, "precision": "bfloat16",
+    "early_stopping": {"patience": 1, "min_gain": 1.0},
+    "schedule": "constant", "optimizer": "timm/lamb", "epochs": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("save", [1, 2, 3])
+def test_strategies_outlive_a_kill(
+    local_context: Context, world: tuple[Domain, Domain], monkeypatch: pytest.MonkeyPatch, save: int
+) -> None:
+    """Killed after the save-th checkpoint; the third holds the teacher, which ended after its second epoch."""
+    inputs = trained(world[0], model="image_factories:group_norm", **STRATEGIES)
+    whole = run(other_place(local_context, "whole"), inputs)
+    assert [line.epoch for line in whole.history] == [1, 2]
+    assert "ended early after epoch 2: accuracy of epoch 1" in str(whole.ended_early)
+    count, real = 0, checkpoints.save
+
+    def killing(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        real(*args)
+        if count == save:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", killing)
+        with pytest.raises(Killed):
+            run(local_context, inputs)
+    assert run(local_context, inputs).dump() | {"model": None} == whole.dump() | {"model": None}
+
+
+def test_parts_of_a_batch_make_the_step_of_the_whole(local_context: Context, world: tuple[Domain, Domain]) -> None:
+    """In steps that padding fills up, too; without batch norm, to rounding."""
+    states = []
+    for more in ({}, {"accumulate": 5}, {"ema": 1e-9}):
+        mixing = {"cutmix": 1.0}
+        inputs = trained(world[0], model="image_factories:plain", optimizer="sgd", batch_size=15, mixing=mixing, **more)
+        outputs = run(local_context, inputs)
+        states.append(read_state(Place(outputs.model.uri), outputs.model))
+    for state in states[1:]:
+        for name, value in states[0].items():
+            assert float((value - state[name]).abs().max()) < RANKS_TOLERANCE, name
+
+
+def test_the_average_of_a_teacher_is_what_is_judged_and_kept(
+    local_context: Context, world: tuple[Domain, Domain]
+) -> None:
+    plain = run(local_context, trained(world[0], keep="last"))
+    slow = run(local_context, trained(world[0], keep="last", ema=0.99))
+    assert [line.loss for line in slow.history] == [line.loss for line in plain.history]
+    assert [line.validation for line in slow.history] != [line.validation for line in plain.history]
+    assert slow.model.digest != plain.model.digest
+
+
 # --- given -----------------------------------------------------------------------------------------------------------
 
 

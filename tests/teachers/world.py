@@ -13,8 +13,9 @@ import numpy as np
 from schemas.artifacts import ModelRef
 from schemas.base import Part
 from schemas.domains import BudgetInputs, BudgetOutputs, DomainInputs, DomainOutputs, SplitInputs, SplitOutputs
-from schemas.spec import LabelBudget, Source, Split, Training
+from schemas.spec import LabelBudget, Source, Split
 from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
+from schemas.training import Training
 from stages.base import get_stage
 from stages.context import Context
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from schemas.spec import Training
+from schemas.training import Training
 from stages.places import Place
 from stages.training import checkpoints
-from stages.training.optim import make_optimizer
+from stages.training.optim import NAMES, make_optimizer
 
 
 @pytest.fixture
@@ -68,21 +69,22 @@ def test_nothing_that_is_not_json_enters_meta(place: Place) -> None:
     assert checkpoints.latest(place) is None
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_optimiser_goes_on(name: str) -> None:
-    training = Training.model_validate({"optimizer": name, "learning_rate": 0.05})
+    """To the bit, whatever it remembers and wherever: those of timm count some of it beside their settings."""
+    training = Training.model_validate({"optimizer": name, "learning_rate": 0.01})
+
+    def network() -> torch.nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 8))
+        return layers.to(memory_format=torch.channels_last)
 
     def steps(network: torch.nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
         for number in range(count):
             optimizer.zero_grad()
-            network(torch.ones(1, 3) * (number + 1)).square().sum().backward()
+            network(torch.arange(36.0).view(2, 2, 3, 3) / 36 * (number + 1)).square().sum().backward()
             optimizer.step()
-
-    def network() -> torch.nn.Linear:
-        layer = torch.nn.Linear(3, 2)
-        torch.nn.init.constant_(layer.weight, 0.5)
-        torch.nn.init.zeros_(layer.bias)
-        return layer
 
     whole, first, second = network(), network(), network()
     optimizer = make_optimizer(training, whole)
@@ -93,10 +95,11 @@ def test_an_optimiser_goes_on(name: str) -> None:
     tensors, plain = checkpoints.pack_optimizer(before)
     after = make_optimizer(training, second)
     second.load_state_dict(first.state_dict())
-    checkpoints.unpack_optimizer(after, tensors, plain)
+    checkpoints.unpack_optimizer(after, tensors, json.loads(json.dumps(plain)))
     steps(second, after, 3)
-    assert torch.equal(second.weight, whole.weight)
-    assert torch.equal(second.bias, whole.bias)
+    for one, other in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(next(first.parameters()), next(second.parameters()))
 
 
 def test_prefixes_keep_sets_apart() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from schemas.labels import FEATURES
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.methods._graph import real
 from stages.students.methods.base import (
     DISTRIBUTIONS,

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.base import Contract, Fraction
 from schemas.encodings import Encoding
 from schemas.errors import StoreError
 from schemas.labels import ENTROPY, FEATURES, MARGIN
-from schemas.spec import Training
+from schemas.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +115,13 @@ class SharedRows:
     progress: float = 0.0
     """Share of the student's steps that are done."""
 
+    def of_partners(self, partner_B: Tensor) -> SharedRows:
+        """The same rows where inputs are mixed, each with the output of the mix that it is the partner in."""
+        from stages.training.mixing import of_partners
+
+        features = None if self.features_BF is None else of_partners(self.features_BF, partner_B)
+        return replace(self, student_BC=of_partners(self.student_BC, partner_B), features_BF=features)
+
 
 @dataclass(frozen=True)
 class SourceRows:
@@ -138,6 +145,12 @@ class LabelledRows:
     """What the teacher says of them; for methods that need it."""
     progress: float = 0.0
     """Share of the student's steps that are done."""
+
+    def of_partners(self, partner_L: Tensor) -> LabelledRows:
+        """The same rows where inputs are mixed, each with the output of the mix that it is the partner in."""
+        from stages.training.mixing import of_partners
+
+        return replace(self, student_LC=of_partners(self.student_LC, partner_L))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, field_validator
 
 from schemas.base import Contract, Part
 from schemas.errors import SpecError
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.methods import METHODS, get_method
 from stages.students.methods.base import LabelledRows, Method, Needs, SharedRows, Sizes
 

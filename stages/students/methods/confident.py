@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from schemas.base import Fraction
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.methods.base import Method, Needs, SharedRows, Sizes, wide
 from stages.students.methods.soft import SoftConfig
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveFloat, PositiveInt
 
 from schemas.labels import FEATURES
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.methods._graph import real
 from stages.students.methods.base import EVERY_ENCODING, AlphaConfig, Method, Needs, SharedRows, Sizes, beside, features
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.methods.base import AlphaConfig, Method, Needs, SharedRows, Sizes, features, wide
 
 if TYPE_CHECKING:

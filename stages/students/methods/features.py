@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from schemas.labels import FEATURES
-from schemas.spec import Training
+from schemas.training import Training
 from stages.students.methods.base import (
     EVERY_ENCODING,
     AlphaConfig,

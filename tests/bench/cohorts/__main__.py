@@ -26,9 +26,10 @@ import torch
 from schemas.base import Part
 from schemas.domains import DomainInputs, SplitInputs
 from schemas.labels import LabelsInputs
-from schemas.spec import Resources, Source, Split, Storage, Training
+from schemas.spec import Resources, Source, Split, Storage
 from schemas.students import CohortInputs, Stream, StudentInputs
 from schemas.teachers import GivenTeacher, TeacherInputs
+from schemas.training import Training
 from stages.base import get_stage
 from stages.context import Context
 from stages.places import Place

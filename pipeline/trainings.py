@@ -1,0 +1,46 @@
+"""What can be found wrong with the blocks `training:` of a spec before any work starts. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from schemas.spec import Spec
+from schemas.training import Training
+from stages.training.optim import optimizer_faults
+
+
+def training_faults(spec: Spec) -> Iterator[str]:
+    """One sentence for every setting that makes no sense for the teacher or student that it stands in."""
+    from stages.tasks import TASKS
+
+    known = TASKS.get(spec.task.name).mixes if spec.task.name in TASKS.names() else None
+    for where, training, domains in _blocks(spec):
+        for way in ("mixup", "cutmix"):
+            if known is not None and training.mixing is not None and getattr(training.mixing, way) and way not in known:
+                yield f"{where}.mixing: inputs of task '{spec.task.name}' cannot be mixed by {way}: leave it out"
+        yield from (f"{where}.optimizer: {problem}" for problem in optimizer_faults(training))
+        if training.early_stopping is not None and domains and not any(_can_validate(spec, name) for name in domains):
+            yield (
+                f"{where}.early_stopping: it is decided on true validation labels, and {' and '.join(domains)} "
+                "has none to use: raise `label_budget.validation`, or leave it out"
+            )
+
+
+def _blocks(spec: Spec) -> Iterator[tuple[str, Training, tuple[str, ...]]]:
+    """(place, block, domains whose validation labels it may use)."""
+    for name, teacher in spec.teachers.items():
+        yield f"teachers.{name}.training", teacher.training, teacher.domains
+    for name, student in spec.students.items():
+        labels = spec.labels.get(str(student.labels))
+        target = student.domain if labels is None else labels.domain
+        yield f"students.{name}.training", student.training, () if target is None else (target,)
+
+
+def _can_validate(spec: Spec, domain: str) -> bool:
+    """Whether a domain has validation labels that may be used; one that the spec does not know is another fault."""
+    described = spec.domains.get(domain)
+    if described is None:
+        return True
+    if described.label_budget is not None and not described.label_budget.validation:
+        return False
+    return described.split.validation > 0 if described.split is not None else "validation" in described.from_.places
