@@ -60,6 +60,7 @@ SPECIAL: dict[str, Any] = {
     "Split": lambda: {"train": 0.75, "test": 0.25},
     "Teacher": lambda: {"model": "resnet-tiny", "domains": ["mnist"]},
     "Labels": lambda: {"teacher": "big", "domain": "digits"},
+    "Mixing": lambda: {"mixup": 0.5},
     "Signature": lambda: {"key": "0" * 64, "value": "0" * 128},
     "Fusion": lambda: {
         "sets": [{"uri": "some-name", "fingerprint": D, "digest": digit * 32} for digit in "01"],
