@@ -113,7 +113,7 @@ def _cohort(
             for seed in project.spec.students[name].seeds
             if arm != "source-finetuned" or starts[seed] is not None
         ),
-        held_out=(held_out(project, done, target),) if domain != target else (),
+        held_out=held_out(project, done, target) if domain != target else (),
     )
 
 

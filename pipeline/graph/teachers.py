@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
-from schemas.artifacts import HeldOut
+from schemas.artifacts import HeldOut, SplitRef
 from schemas.errors import SpecError
 from schemas.labels import Fusion, LabelsInputs, Names
 from schemas.spec import Adapt
@@ -20,7 +20,7 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
         return
     targets = project.targets_of(name)
     needs = [step for domain in teacher.domains for step in project.data(domain, teacher.seed)]
-    needs += [step for target in targets for step in project.data(target)]
+    needs += [f"domains.{target}" for target in targets]
 
     def inputs(done: Outputs) -> TeacherInputs:
         own, classes = classes_of(project, done, name, targets)
@@ -41,7 +41,7 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
             class_map=teacher.class_map,
             preprocessing=project.normal.teacher_preprocessing[name],
             way=way,
-            held_out=tuple(held_out(project, done, target) for target in project.heirs(name)),
+            held_out=held_out(project, done, *project.heirs(name)),
         )
 
     graph.add(f"teachers.{name}", needs, inputs, after=after)
@@ -49,10 +49,9 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
 
 def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: Adapt) -> None:
     samples, split = project.data(adapt.domain)
-    others = [step for target in project.heirs(name) for step in project.data(target)]
     graph.add(
         f"teachers.{name}",
-        (parent, samples, split, *others),
+        (parent, samples, split),
         lambda done: TeacherInputs(
             task=project.task,
             way=AdaptTeacher(
@@ -61,15 +60,25 @@ def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: 
                 samples=done[samples].samples,
                 split=done[split].split,
             ),
-            held_out=tuple(held_out(project, done, target) for target in project.heirs(name)),
+            held_out=held_out(project, done, *project.heirs(name)),
         ),
+        after=tuple(step for target in project.heirs(name) for step in project.data(target)),
     )
 
 
-def held_out(project: Project, done: Outputs, domain: str) -> HeldOut:
-    """A domain whose test rows are nobody's to learn from."""
-    samples, split = project.data(domain)
-    return HeldOut(samples=done[samples].samples, split=done[split].split, name=domain)
+def held_out(project: Project, done: Outputs, *domains: str) -> tuple[HeldOut, ...]:
+    """Domains whose test rows are nobody's to learn from, as far as they are there: no work rests on them."""
+    steps = {domain: project.data(domain) for domain in domains}
+    return tuple(
+        HeldOut(samples=done[samples].samples, split=done[split].split, name=domain)
+        for domain, (samples, split) in steps.items()
+        if samples in done and split in done
+    )
+
+
+def split_of(done: Outputs, split: str) -> SplitRef | None:
+    """The splits of a domain if they are there: labels are checked against them, and do not rest on them."""
+    return done[split].split if split in done else None
 
 
 def add_labels(graph: Graph, project: Project, name: str) -> None:
@@ -83,22 +92,23 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
     if labels.teacher is None:
         graph.add(
             f"labels.{name}",
-            (samples, split),
+            (samples,),
             lambda done: LabelsInputs(
                 task=project.task,
                 given=project.given[name].ref,
                 samples=done[samples].samples,
                 require=labels.require,
-                split=done[split].split,
+                split=split_of(done, split),
                 names=Names(domain=domain),
             ),
+            after=(split,),
         )
         return
     teacher = f"teachers.{labels.teacher}"
     names = Names(teacher=labels.teacher, trained_on=project.trained_on(labels.teacher), domain=domain)
     graph.add(
         f"labels.{name}",
-        (teacher, samples, split),
+        (teacher, samples),
         lambda done: LabelsInputs(
             task=project.task,
             teacher=done[teacher].model,
@@ -110,10 +120,11 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             difficulty=labels.difficulty,
             features=labels.features,
             require=labels.require,
-            split=done[split].split,
+            split=split_of(done, split),
             names=names,
             store=project.spec.store,
         ),
+        after=(split,),
     )
 
 
@@ -135,12 +146,12 @@ def _add_fused(graph: Graph, project: Project, name: str) -> None:
             encoding=labels.encoding,
             difficulty=labels.difficulty,
             require=labels.require,
-            split=done[split].split,
+            split=split_of(done, split),
             names=Names(teacher=" + ".join(parents), domain=domain),
             store=project.spec.store,
         )
 
-    graph.add(f"labels.{name}", (*parents.values(), samples, split), inputs)
+    graph.add(f"labels.{name}", (*parents.values(), samples), inputs, after=(split,))
 
 
 def labelled(project: Project, done: Outputs, domain: str, seed: int) -> LabelledDomain:

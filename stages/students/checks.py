@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from schemas.artifacts import HeldOut, SamplesRef, SplitRef
+from schemas.errors import DataError
 from schemas.students import CohortInputs, StudentInputs
 from stages.context import Context
 from stages.domains.reader import TRAIN, Samples, read_budget, read_split
@@ -19,6 +20,12 @@ def check_students(context: Context, inputs: CohortInputs, students: Sequence[St
     stream = inputs.stream
     refs = [student.labels for student in students if student.labels is not None]
     own = HeldOut(samples=stream.samples, split=stream.split)
+    known = Samples.open(context.place(stream.samples), stream.samples).manifest.classes or inputs.classes
+    if differing := set(known) ^ set(inputs.classes):
+        raise DataError(
+            f"the domain has {len(known)} classes and the students have {len(inputs.classes)}, which are not the same "
+            f"(first: {min(differing)!a}): give both the same `classes`"
+        )
     check_labels(context, refs, inputs.task, inputs.classes, own)
     for source in dict.fromkeys(student.source for student in students if student.source is not None):
         read = _seen(context, source.samples, [_train(context, source.split)])

@@ -105,7 +105,7 @@ def test_sets_stand_after_those_that_they_fuse(world: Path, tmp_path: Path) -> N
     for step in graph.steps.values():
         assert {*step.needs, *step.after} <= seen, step.name
         seen.add(step.name)
-    assert set(graph.steps["labels.twice"].needs) == {"labels.both", "labels.raw", "domains.target", "splits.target"}
+    assert set(graph.steps["labels.twice"].needs) == {"labels.both", "labels.raw", "domains.target"}
     assert "of its teachers' sources, its baselines are trained on the first, 'source'" in graph.notes[0]
     assert "students.small.source" in graph.steps
 

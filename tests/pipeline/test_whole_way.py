@@ -309,7 +309,10 @@ def test_class_sets_that_do_not_match(world: Path, tmp_path: Path) -> None:
     pictures, truth = bars(150, 2, 90)
     np.savez(spec.parent / "target.npz", image=pictures, label=np.array(["across", "down", "steep"])[truth])
     result = run(spec)
-    assert set(result.failures) == {"teachers.big"}
+    assert set(result.failures) == {"teachers.big", "students.small.source", "students.sharp.source"}
+    assert "the students have 3, which are not the same (first: 'slope')" in str(
+        result.failures["students.small.source"]
+    )
     message = str(result.failures["teachers.big"])
     assert "slope" in message
     assert "steep" in message

@@ -122,7 +122,7 @@ def test_truth_and_labels_are_read_by_the_names_of_their_classes(made: CohortInp
     said = [feed.shared(0, {labels: ()}).teachers[labels].dense() for feed in (plain, moved)]
     assert torch.equal(said[1], said[0][:, [2, 0, 1]])
     with pytest.raises(DataError, match=r"3 classes and the students have 2, .*first: 'c'"):
-        open_first(made.model_copy(update={"classes": ("a", "b")}), tmp_path)
+        STUDENTS.run(local(tmp_path), made.model_copy(update={"classes": ("a", "b")}))
 
 
 def open_first(inputs: CohortInputs, folder: Path) -> Feed:
