@@ -39,6 +39,7 @@ from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
+from stages.training.peers import ALONE, PeerFailed
 from stages.training.penultimate import FAKE_ROWS, Penultimate
 from stages.training.weights import load_given
 
@@ -77,6 +78,10 @@ class Fit:
         self.failure: str | None = None
         self.exhausted = False
         """Whether it failed for want of memory."""
+        self.elsewhere = False
+        """Whether it is another rank that knows why it failed."""
+        self.peers = ALONE
+        """The ranks that share its batches."""
         self._task, self._storage, self._device = task, storage, device
         self.needs = Needs(labels=False)
         """What its method reads."""
@@ -143,6 +148,7 @@ class Fit:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failure = f"{reason} (after {self.done} of {self.student.steps} steps)"
             self.exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            self.elsewhere = isinstance(error, PeerFailed)
 
     def meet(self, feed: Feed) -> None:
         """Meet the labels; nothing is built yet.
@@ -192,8 +198,14 @@ class Fit:
     def step(
         self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None = None
     ) -> None:
-        """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite."""
-        self._seed()
+        """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite,
+        PeerFailed if another rank's part of it failed.
+        """
+        with self.peers.step():
+            self._step(shared, labelled, source)
+
+    def _step(self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None) -> None:
+        self._seed(self.peers.rank)
         self.module.train()
         training = self.student.training
         rate = optim.learning_rate(training, self.done, self.student.steps)
@@ -202,8 +214,14 @@ class Fit:
         parts = [part.inputs for part in (shared, labelled) if part is not None]
         if not parts:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
-        parts += [] if source is None else [source]
-        outputs = iter(self._outputs(parts))
+        rows = [
+            *([] if shared is None else [len(shared.weights_B)]),
+            *([] if labelled is None else [len(labelled.truth_L)]),
+        ]
+        if source is not None:
+            parts.append(source)
+            rows.append(rows[0])
+        outputs = iter(self._outputs(parts, rows))
         progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
@@ -222,7 +240,10 @@ class Fit:
             raise TrainingFailed(f"the loss is {value}: {MEND}")
         self.optimizer.zero_grad(set_to_none=True)
         self._learners.zero_grad()
-        loss.backward()
+        with self.peers.batch_norm():  # models that compute anew in the backward pass
+            loss.backward()
+        self.peers.add_gradients(self.module.parameters())
+        self.peers.last()
         optim.clip(training, self.module)
         self.optimizer.step()
         self._learners.step(rate)
@@ -345,21 +366,29 @@ class Fit:
             self._best = (meta["best"], checkpoints.under_prefix("best", tensors))
         self.done = number
 
-    def _outputs(self, parts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Logits and, where they are needed, penultimate features of several lots of rows, in one pass."""
+    def _outputs(self, parts: list[torch.Tensor], rows: list[int]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Logits and, where they are needed, penultimate features of several lots of rows, in one pass.
+
+        `parts` holds this rank's share of each lot, `rows` how many there are over all ranks.
+        """
         sizes = [len(part) for part in parts]
-        logits = self.module(torch.cat(parts)).split(sizes)
+        with self.peers.batch_norm():
+            logits = self.module(torch.cat(parts)).split(sizes)
+        whole = [self.peers.whole(lot, count) for lot, count in zip(logits, rows, strict=True)]
+        if self.peers.size > 1:
+            self._seed(0)  # the loss is everybody's: what it draws is one and the same
         if self._penultimate is None:
-            return [(lot, None) for lot in logits]
-        return list(zip(logits, self._penultimate.take().split(sizes), strict=True))
+            return [(lot, None) for lot in whole]
+        features = self._penultimate.take().split(sizes)
+        return [(lot, self.peers.whole(mine, count)) for lot, mine, count in zip(whole, features, rows, strict=True)]
 
     def _read(self, teacher: TeacherRows) -> TeacherRows:
         """What the teacher says, calibrated where that is asked for."""
         return teacher if self.calibration is None else teacher.calibrated(self.calibration)
 
-    def _seed(self) -> None:
+    def _seed(self, rank: int) -> None:
         """What a model draws in a step (dropout) belongs to its seed and the step, not to its neighbours."""
-        number = _number("step", self.student.seed, self.done)
+        number = _number("step", self.student.seed, self.done, *([rank] if rank else []))
         torch.default_generator.manual_seed(number)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(number)
