@@ -105,6 +105,8 @@ def _references(spec: Spec) -> Iterator[str]:
             yield f"{where}: method '{student.method.name}' learns from labels: give `labels`, or use method none"
         if student.calibrate and not _can_calibrate(spec, student):
             yield f"{where}: `calibrate` fits the labels of a teacher to validation labels: give both, or leave it out"
+        if spec.resources.data_parallel and (settings := student.training.of_one_rank):
+            yield f"{where}: {', '.join(settings)} needs whole batches on one worker: leave out `data_parallel`"
         if student.labels is None and student.domain is None:
             yield f"{where}: nothing says which domain it is for: give `labels` or `domain`"
         spoken = None if student.labels is None else spec.domain_of(student.labels)

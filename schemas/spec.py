@@ -372,6 +372,10 @@ class Resources(Contract):
     """Ray cluster to join; left out: RAY_ADDRESS, else one on this machine."""
     workers: PositiveInt = 1
     """Data-parallel workers of a teacher's training, and the most teachers that label at once."""
+    data_parallel: bool = False
+    """Whether so many workers share each batch of the students too, for large ones: results are then equal to those of
+    one worker to rounding and dropout, not to the bit. Left out: students are dealt over the workers there is room for.
+    """
     cpus_per_worker: PositiveFloat = 1
     """CPU cores of a worker, and its threads."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None

@@ -145,6 +145,16 @@ class Training(Contract):
     """Weights kept: best on the validation budget, or last. Left out: best for teachers and with `early_stopping`,
     else last."""
 
+    @property
+    def of_one_rank(self) -> tuple[str, ...]:
+        """Settings that are chosen and need all rows of a batch, or of validation, on one rank."""
+        chosen = {
+            "accumulate": self.accumulate > 1,
+            "mixing": self.mixing is not None,
+            "early_stopping": self.early_stopping is not None,
+        }
+        return tuple(name for name, is_chosen in chosen.items() if is_chosen)
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.steps is not None:

@@ -29,7 +29,8 @@ from stages.students.fit import Fit, Order
 from stages.students.lockstep import train
 from stages.students.memory import memory_of
 from stages.tasks import get_task
-from stages.training.launch import device, rank, world_size
+from stages.training.launch import WorkerDied, device, rank, world_size
+from stages.training.peers import ALONE, GroupBroken, Peers
 from stages.training.stream import RowStream
 
 CHECKPOINT_SECONDS = 20.0
@@ -47,6 +48,8 @@ class Job:
     """Names this launch: failures are left under it."""
     threads: int
     reporter: Reporter
+    share_batches: bool = False
+    """Whether all ranks hold all students and share the rows of each batch; else students are dealt over the ranks."""
 
 
 def loop(config: dict[str, Any]) -> None:
@@ -55,10 +58,13 @@ def loop(config: dict[str, Any]) -> None:
     Raises what reading the inputs raises; what goes wrong in a student ends that student alone.
     """
     job: Job = config["job"]
-    mine = [order for order in job.orders[rank() :: world_size()] if not over(order, job.launch)]
+    here = device()
+    peers = Peers(rank(), world_size(), here) if job.share_batches else ALONE
+    dealt = job.orders if job.share_batches else job.orders[rank() :: world_size()]
+    mine = [order for order in dealt if not over(order, job.launch)]
     if not mine:
         return
-    task, here = get_task(mine[0].asked.task), device()
+    task = get_task(mine[0].asked.task)
     with _quiet_torch(job.threads, here):
         fits = []
         for order in mine:
@@ -68,6 +74,7 @@ def loop(config: dict[str, Any]) -> None:
         if not able:
             return
         feed = open_feed(able, job.storage, here)
+        feed.peers = peers
         share = len(job.orders) / len(mine)
         total = sum(order.until or order.student.steps for order in job.orders)
 
@@ -76,13 +83,18 @@ def loop(config: dict[str, Any]) -> None:
                 job.reporter.progress(min(total, round(done * share)), total, "steps")
 
         def end(fit: Fit) -> None:
-            if fit.failure is None and fit.order.until is not None:
+            if fit.failure is None and peers.first and fit.order.until is not None:
                 _measure(fit, feed)
-            elif fit.failure is None:
+            elif fit.failure is None and peers.first:
                 fit.commit()
             _leave_failure(fit, job.launch)
 
-        train(able, feed, end, progress, CHECKPOINT_SECONDS, memory_of(here), job.reporter.warn)
+        warn = job.reporter.warn if peers.first else lambda message: None
+        try:
+            train(able, feed, end, progress, CHECKPOINT_SECONDS, memory_of(here), warn)
+            peers.agree([0])  # nobody leaves before the first one has committed
+        except GroupBroken as broken:
+            raise WorkerDied(f"another worker of its group is gone: {broken}") from None
 
 
 def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed:
@@ -180,7 +192,7 @@ def _failure_name(launch: str) -> str:
 
 
 def _leave_failure(fit: Fit, launch: str) -> None:
-    if fit.failure is not None:
+    if fit.failure is not None and not fit.elsewhere:
         fit.order.folder.put(_failure_name(launch), json.dumps({"failure": fit.failure}).encode())
 
 

@@ -28,6 +28,7 @@ from stages.random import Draws, step_draws
 from stages.registry import validate_settings
 from stages.students.teacher import TeacherRows, teacher_rows
 from stages.tasks.base import Packed, Task
+from stages.training.peers import ALONE
 from stages.training.stream import Positions, Rows, RowStream, rng, shard_order
 
 VALIDATION_CHUNK = 256
@@ -91,7 +92,7 @@ class SharedBatch:
     """The rows that every student with a teacher steps on."""
 
     inputs: torch.Tensor
-    """(B, ...) augmented, on the device."""
+    """(B, ...) augmented, on the device; of several ranks, each has its share, and all have the rest."""
     weights_B: torch.Tensor
     """1, or 0 for rows that only fill up the batch."""
     teachers: Mapping[str, TeacherRows]
@@ -103,7 +104,7 @@ class LabelledBatch:
     """Rows with true labels, for the students of one draw of the budget."""
 
     inputs: torch.Tensor
-    """(L, ...) augmented, on the device."""
+    """(L, ...) augmented, on the device; of several ranks, each has its share, and all have the rest."""
     truth_L: torch.Tensor
     """Class numbers, int64."""
     teachers: Mapping[str, TeacherRows]
@@ -138,6 +139,8 @@ class Feed:
         """`coming`: the downloads that a shard of the samples and its labels rest on."""
         self.counters: Counter[str] = Counter()
         """Rows read and decoded, rows augmented, and labels gathered, since the start."""
+        self.peers = ALONE
+        """The ranks that share each batch."""
         self.rows = rows
         self._task, self._stream, self.samples, self._device = task, stream, samples, device
         self.budgets, self.label_sets, self._sources = budgets, label_sets, sources or {}
@@ -152,10 +155,11 @@ class Feed:
         self._reach(step, rows)
         view_B = view_of(rows.positions, rows.epoch, views)
         if views.count > 1:
-            inputs = self._read_views(rows.positions, view_B)
+            share = self.peers.share(len(rows.positions))
+            inputs = self._read_views(rows.positions[share], view_B[share])
         else:
             draws = step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))
-            inputs = self._read(rows.positions, draws)
+            inputs = self._read_share(rows.positions, draws)
         return SharedBatch(
             inputs=inputs,
             weights_B=torch.from_numpy(rows.weights).to(self._device),
@@ -177,7 +181,7 @@ class Feed:
         positions = rows.train_positions[chosen]
         plain = np.zeros_like(positions)
         return LabelledBatch(
-            inputs=self._read(positions, step_draws(draw, len(chosen))),
+            inputs=self._read_share(positions, step_draws(draw, len(chosen))),
             truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
             teachers={name: self._teacher(name, positions, plain, fields) for name, fields in label_sets.items()},
         )
@@ -186,7 +190,7 @@ class Feed:
         """As many rows of a source's inputs as there are shared ones, drawn with replacement and augmented alike."""
         rows, draw = self._sources[source], rng(self._stream.seed, "source", source, step)
         chosen = rows.positions[draw.integers(len(rows.positions), size=self._stream.batch_size)]
-        return self._read(chosen, step_draws(draw, len(chosen)), rows.samples)
+        return self._read_share(chosen, step_draws(draw, len(chosen)), rows.samples)
 
     def validation(self, budget: str) -> Iterator[torch.Tensor]:
         """The validation rows of one budget in chunks (V, ...), as they are."""
@@ -220,6 +224,11 @@ class Feed:
             if step % self.rows.steps_per_epoch == 0:  # else a training that goes on, past shards that it had
                 ahead.reach(order[0])
         ahead.reach(*np.unique(np.searchsorted(self.rows.offsets, rows.positions, side="right") - 1).tolist())
+
+    def _read_share(self, positions: Positions, draws: Draws, samples: SampleReader | None = None) -> torch.Tensor:
+        """This rank's rows of a batch, under their own draws of the whole batch's."""
+        share = self.peers.share(len(positions))
+        return self._read(positions[share], draws.of(np.arange(len(positions))[share]), samples)
 
     def _read(self, positions: Positions, draws: Draws | None, samples: SampleReader | None = None) -> torch.Tensor:
         packed = (samples or self.samples).gather(positions)

@@ -42,6 +42,7 @@ from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
 from stages.training.averaging import Average
 from stages.training.mixing import Mix, draw_mix, draw_partners
+from stages.training.peers import ALONE, PeerFailed
 from stages.training.penultimate import FAKE_ROWS, Penultimate
 from stages.training.schedules import learning_rate
 from stages.training.stopping import figure_of, reason_to_stop
@@ -83,6 +84,10 @@ class Fit:
         self.failure: str | None = None
         self.exhausted = False
         """Whether it failed for want of memory."""
+        self.elsewhere = False
+        """Whether it is another rank that knows why it failed."""
+        self.peers = ALONE
+        """The ranks that share its batches."""
         self._task, self._storage, self._device = task, storage, device
         self.needs = Needs(labels=False)
         """What its method reads."""
@@ -154,6 +159,7 @@ class Fit:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failure = f"{reason} (after {self.done} of {self.student.steps} steps)"
             self.exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            self.elsewhere = isinstance(error, PeerFailed)
 
     def meet(self, feed: Feed) -> None:
         """Meet the labels; nothing is built yet.
@@ -175,6 +181,8 @@ class Fit:
 
         Raises ModelError or what the model raises if it cannot be built.
         """
+        if self.peers.size > 1 and (settings := self.student.training.of_one_rank):
+            raise SpecError(f"{', '.join(settings)} needs whole batches on one worker, and here several share them")
         self._build()
         width = None if self._penultimate is None else self._penultimate.width
         sizes = Sizes(len(self.order.asked.classes), width, self._fields)
@@ -204,8 +212,14 @@ class Fit:
     def step(
         self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None = None
     ) -> None:
-        """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite."""
-        self._seed(0)
+        """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite,
+        PeerFailed if another rank's part of it failed.
+        """
+        with self.peers.step():
+            self._step(shared, labelled, source)
+
+    def _step(self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None) -> None:
+        self._seed(self.peers.rank)
         self.module.train()
         training = self.student.training
         rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
@@ -216,7 +230,15 @@ class Fit:
         mix, partners = self._mixed(lots)
         if mix is not None:
             lots = {part: mix(inputs, partners[part]) for part, inputs in lots.items()}
-        outputs = iter(self._passes.forward([*lots.values(), *([] if source is None else [source])]))
+        parts = list(lots.values())
+        rows = [
+            *([] if shared is None else [len(shared.weights_B)]),
+            *([] if labelled is None else [len(labelled.truth_L)]),
+        ]
+        if source is not None:
+            parts.append(source)
+            rows.append(rows[0])
+        outputs = iter(self._outputs(parts, rows))
         progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
@@ -240,7 +262,10 @@ class Fit:
             raise TrainingFailed(f"the loss is {value}: {MEND}")
         self.optimizer.zero_grad(set_to_none=True)
         self._learners.zero_grad()
-        self._passes.backward(loss)
+        with self.peers.batch_norm():  # models that compute anew in the backward pass
+            self._passes.backward(loss)
+        self.peers.add_gradients(self.module.parameters())
+        self.peers.last()
         optim.clip(training, self.module)
         self.optimizer.step()
         self._learners.step(rate)
@@ -388,12 +413,31 @@ class Fit:
         }
         return draw_mix(mixing, side_2, rng(seed, "mix", self.done)), partners
 
+    def _outputs(self, parts: list[torch.Tensor], rows: list[int]) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Logits and, where they are needed, penultimate features of several lots of rows, in one pass.
+
+        `parts` holds this rank's share of each lot, `rows` how many there are over all ranks.
+        """
+        with self.peers.batch_norm():
+            mine = self._passes.forward(parts)
+        if self.peers.size == 1:
+            return mine
+        self._seed(0)  # the loss is everybody's: what it draws is one and the same
+        logits = [self.peers.whole(lot, count) for (lot, _), count in zip(mine, rows, strict=True)]
+        if self._penultimate is None:
+            return [(lot, None) for lot in logits]
+        features = [self.peers.whole(lot, count) for (_, lot), count in zip(mine, rows, strict=True) if lot is not None]
+        return list(zip(logits, features, strict=True))
+
     def _read(self, teacher: TeacherRows) -> TeacherRows:
         """What the teacher says, calibrated where that is asked for."""
         return teacher if self.calibration is None else teacher.calibrated(self.calibration)
 
     def _seed(self, part: int) -> None:
-        """What a model draws in a part of a step (dropout) belongs to its seed and the step, not to its neighbours."""
+        """What a model draws in a part of a step, or on a rank of it, belongs to its seed and the step, not to others.
+
+        Dropout, that is.
+        """
         number = _number("step", self.student.seed, self.done, *([part] if part else []))
         torch.default_generator.manual_seed(number)
         if self._device.type == "cuda":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from schemas.canonical import digest
+from schemas.errors import SpecError
 from stages.context import Context
 from stages.places import new_attempt
 from stages.students.bisection import bisect
@@ -50,6 +51,13 @@ def _train(context: Context, orders: Sequence[Order]) -> dict[str, str]:
     by_name = {order.fingerprint: order for order in orders}
     name = new_attempt()
     threads = max(1, int(context.resources.cpus_per_worker))
+    share = context.resources.data_parallel and not context.local
+    stream, workers = orders[0].asked.stream, context.resources.workers
+    if share and (rows := min(stream.batch_size, stream.labelled_batch_size)) < workers:
+        raise SpecError(
+            f"resources: {workers} workers cannot share batches of {rows} rows: give fewer `workers`, larger batches, "
+            "or leave `data_parallel` out"
+        )
 
     def left(names: Sequence[str]) -> list[str]:
         return [item for item in names if not over(by_name[item], name)]
@@ -61,9 +69,11 @@ def _train(context: Context, orders: Sequence[Order]) -> dict[str, str]:
             launch=name,
             threads=threads,
             reporter=context.reporter(),
+            share_batches=share,
         )
+        most = workers if share else len(names)
         try:
-            launch(context, loop, {"job": job}, workers=min(len(names), room(context)), restarts=restarts)
+            launch(context, loop, {"job": job}, workers=min(most, room(context)), restarts=restarts)
         except WorkerDied as death:
             if len(names) > 1:
                 context.tell("warning", f"{death}; looking for the student that ends it among {len(names)}, by halves")

@@ -3,6 +3,9 @@
 A student that is ahead (its checkpoint was newer) waits until the others have caught up. What there is memory for is
 measured as students are built, each with its next step: those that do not fit train after the others, on a second
 reading of the stream. A student's result depends neither on that nor on who else is there.
+
+Where ranks share the batches (`stages.training.peers`) all of them hold all students, take the same steps in the same
+order, and agree on each student's health by one all-reduce a step; the first one validates, saves and commits.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from stages.students.feed import Feed, LabelledBatch, SharedBatch
 from stages.students.fit import Fit
 from stages.students.memory import UNLIMITED, Memory
+from stages.training.peers import PeerFailed
 
 
 def train(
@@ -37,6 +41,7 @@ def train(
     """
     waiting = []
     for fit in fits:
+        fit.peers = feed.peers
         with fit.guard():
             fit.meet(feed)
         if fit.failure is None:
@@ -74,6 +79,7 @@ class _Lockstep:
 
     def __init__(self, feed: Feed, over: Callable[[Fit], None], progress: Callable[[], None]) -> None:
         self._feed, self._over, self._progress = feed, over, progress
+        self._peers = feed.peers
         self._running: list[Fit] = []
 
     def admit(self, waiting: Sequence[Fit], memory: Memory) -> list[Fit]:
@@ -86,17 +92,21 @@ class _Lockstep:
         for number, fit in enumerate(waiting):
             memory.begin()
             before = memory.held()
-            if self._running and before + taken.get(fit.built_like, 0) > limit:
+            full = bool(self._running) and before + taken.get(fit.built_like, 0) > limit
+            if any(self._peers.agree([int(full)])):
                 put_off = list(waiting[number:])
                 break
             with fit.guard():
                 fit.build()
+            self._agree([fit])
             step = fit.done
             if fit.training:
                 if step not in batches:
                     batches[step] = self._read(step, waiting[number:])
                 self._step(fit, batches[step])
-            if self._running and (fit.exhausted or memory.peak() > limit):
+                self._agree([fit])
+            full = bool(self._running) and (fit.exhausted or memory.peak() > limit)
+            if any(self._peers.agree([int(full)])):
                 fit.put_off()
                 put_off = list(waiting[number:])
                 break
@@ -118,7 +128,7 @@ class _Lockstep:
             for fit in ready:
                 self._step(fit, batch)
             self._settle(ready, step)
-            if time.monotonic() - saved >= checkpoint_seconds:
+            if self._peers.first and time.monotonic() - saved >= checkpoint_seconds:
                 for fit in self._running:
                     fit.save()
                 saved = time.monotonic()
@@ -149,17 +159,25 @@ class _Lockstep:
         """After a step: the end of an epoch, and of those that have no step to take."""
         epoch_ends = (step + 1) % self._feed.rows.steps_per_epoch == 0
         self._end_epoch([fit for fit in fits if fit.failure is None and fit.done > step and (epoch_ends or fit.ended)])
+        self._agree(fits)
         for fit in [fit for fit in fits if not fit.training]:
             self._running.remove(fit)
             self._over(fit)
             fit.unload()
+
+    def _agree(self, fits: Sequence[Fit]) -> None:
+        """A student that failed on one rank has failed on all."""
+        for fit, failed in zip(fits, self._peers.agree([int(fit.failure is not None) for fit in fits]), strict=True):
+            if failed and fit.failure is None:
+                with fit.guard():
+                    raise PeerFailed("it failed on another worker of its group")
 
     def _end_epoch(self, fits: Sequence[Fit]) -> None:
         """A line of history for each student, on its own validation rows; these are decoded once per budget."""
         by_budget: dict[str | None, list[Fit]] = {}
         for fit in fits:
             by_budget.setdefault(fit.budget, []).append(fit)
-        for budget, group in by_budget.items():
+        for budget, group in by_budget.items() if self._peers.first else ():
             logits: dict[int, list[Any]] = {index: [] for index in range(len(group))}
             for inputs in self._feed.validation(budget) if budget else ():
                 for index, fit in enumerate(group):

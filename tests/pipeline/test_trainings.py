@@ -76,3 +76,13 @@ def test_a_batch_is_not_cut_into_more_parts_than_rows(tmp_path: Path, training: 
 def test_what_it_can(tmp_path: Path, part: str) -> None:
     training = {"optimizer": "timm/lamb", "betas": [0.9, 0.99], "schedule": "cosine", "warmup": 0.1}
     check(tmp_path, part, {**training, "ema": 0.9, "accumulate": 4, "precision": "bfloat16", "early_stopping": {}})
+
+
+def test_what_needs_whole_batches_is_not_shared_out(tmp_path: Path) -> None:
+    path = write_world(tmp_path)
+    value = yaml.safe_load(path.read_text())
+    value["students"]["small"]["training"]["accumulate"] = 2
+    value["resources"]["data_parallel"] = True
+    path.write_text(yaml.safe_dump(value))
+    with pytest.raises(SpecError, match="students.small: accumulate needs whole batches on one worker"):
+        check_spec(load_spec(path), Place(str(tmp_path / "workspace")))

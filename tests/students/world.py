@@ -79,6 +79,26 @@ class Raises(Small):
         return logits
 
 
+class Uneven(Small):
+    """Fails in its third training step on the second rank alone: in its forward pass, or in the backward pass."""
+
+    def __init__(self, num_classes: int, backward: bool) -> None:
+        super().__init__(num_classes, dropout=0.0)
+        self.backward = backward
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        here = self.training and self.forwards == 2 and torch.distributed.get_rank() == 1
+        if here and not self.backward:
+            raise RuntimeError("only here")
+        logits = super().forward(batch)
+        if here:
+            logits.register_hook(self.fail)
+        return logits
+
+    def fail(self, gradient: torch.Tensor) -> None:
+        raise RuntimeError("only in the backward pass")
+
+
 class Vandal(Small):
     """Writes into its input."""
 
@@ -95,6 +115,24 @@ def plain(num_classes: int) -> torch.nn.Module:
     """Without batch norm or dropout: the rows of a batch do not meet."""
     layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, num_classes)]
     return torch.nn.Sequential(*layers)
+
+
+def steady(num_classes: int) -> torch.nn.Module:
+    return Small(num_classes, dropout=0.0)
+
+
+def uneven(num_classes: int) -> torch.nn.Module:
+    return Uneven(num_classes, backward=False)
+
+
+def late(num_classes: int) -> torch.nn.Module:
+    return Uneven(num_classes, backward=True)
+
+
+def unbuildable_once(num_classes: int) -> torch.nn.Module:
+    if torch.distributed.get_rank() == 1:
+        raise RuntimeError("not built here")
+    return Small(num_classes)
 
 
 def not_finite(num_classes: int) -> torch.nn.Module:
