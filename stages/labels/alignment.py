@@ -80,16 +80,18 @@ def align(labels: LabelSet, samples: Samples) -> LabelSet | AlignedLabels:
         return labels
     total = sum(shard.rows for shard in samples.shards)
     found = find(labels, samples)
-    name, label = labels.fingerprint[:12], "Label them: `crossdistill run SPEC --only labels`"
+    name = labels.fingerprint[:12]
     if missing := found.counts[ABSENT]:
         raise LabelsMissing(
             f"{missing:,} of {total:,} samples have no label in set {name} "
-            f"({first_ids(samples, found.first[ABSENT])}). {label}"
+            f"({first_ids(samples, found.first[ABSENT])}). Label them: `crossdistill run SPEC --only labels`, or take "
+            "a set that speaks of all of them"
         )
     if differing := found.counts[OTHER]:
         raise StoreError(
             f"{differing:,} of {total:,} samples have other content than set {name} speaks of "
-            f"({first_ids(samples, found.first[OTHER])}). {label}"
+            f"({first_ids(samples, found.first[OTHER])}): they were changed since, or are read or prepared in another "
+            "way. Set the task's and the domain's settings alike, or label them again"
         )
     return AlignedLabels(labels, found.rows)
 

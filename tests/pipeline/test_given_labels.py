@@ -155,6 +155,7 @@ def test_other_samples_and_other_tasks_are_refused_before_training(world: Path, 
     error, _ = failed(other, tmp_path / "two")
     assert isinstance(error, StoreError)
     assert "40 of 40 samples have no label in set" in str(error)
+    assert "or take a set that speaks of all of them" in str(error)
     for path in (lock_path(load_spec(other)), lock_path(load_spec(borrowed))):
         path.unlink(missing_ok=True)
 
