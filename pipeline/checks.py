@@ -285,8 +285,12 @@ def _models(spec: Spec) -> Iterator[tuple[str, str]]:
     for name, teacher in spec.teachers.items():
         if teacher.model is not None:
             yield f"teachers.{name}.model", teacher.model.name
+        if (first := teacher.training.first_model) is not None:
+            yield f"teachers.{name}.training.scaling.start", first.name
     for name, student in spec.students.items():
         yield f"{spec.where(name)}.model", student.model.name
+        if (first := student.training.first_model) is not None:
+            yield f"{spec.where(name)}.training.scaling.start", first.name
 
 
 def _weights_faults(spec: Spec) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from pipeline.workspace import readable
 from schemas.models import ProbeInputs, ProbeVerdict
+from schemas.training import Training
 from stages.context import Context
 from stages.students.methods import get_method
 from stages.training.probe import probe_key
@@ -72,34 +73,37 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
             continue
         target = next((spec.domain_of(key) for key, item in spec.labels.items() if item.teacher == name), None)
         known = teacher.classes or classes_of(teacher.domains[0] if teacher.domains else target)
-        yield (
-            f"teachers.{name}.model",
-            ProbeInputs(
-                task=normal.task,
-                model=teacher.model,
-                classes=known or UNKNOWN_CLASSES,
-                preprocessing=normal.teacher_preprocessing[name],
-                weights=teacher.weights if known else None,
-                storage=spec.storage,
-                features=name in storing,
-            ),
+        asked = ProbeInputs(
+            task=normal.task,
+            model=teacher.model,
+            classes=known or UNKNOWN_CLASSES,
+            preprocessing=normal.teacher_preprocessing[name],
+            weights=teacher.weights if known else None,
+            storage=spec.storage,
+            features=name in storing,
         )
+        yield from _with_first(f"teachers.{name}", asked, teacher.training)
     for name, student in spec.students.items():
         domain = spec.domain_of(student.labels) if student.labels else student.domain
         known = classes_of(domain)
-        yield (
-            f"{spec.where(name)}.model",
-            ProbeInputs(
-                task=normal.task,
-                model=student.model,
-                classes=known or UNKNOWN_CLASSES,
-                preprocessing=normal.student_preprocessing[name],
-                weights=student.weights if known else None,
-                storage=spec.storage,
-                strict=False,
-                features=get_method(normal.method[name]).needs.features,
-            ),
+        asked = ProbeInputs(
+            task=normal.task,
+            model=student.model,
+            classes=known or UNKNOWN_CLASSES,
+            preprocessing=normal.student_preprocessing[name],
+            weights=student.weights if known else None,
+            storage=spec.storage,
+            strict=False,
+            features=get_method(normal.method[name]).needs.features,
         )
+        yield from _with_first(spec.where(name), asked, student.training)
+
+
+def _with_first(where: str, asked: ProbeInputs, training: Training) -> Iterator[tuple[str, ProbeInputs]]:
+    """A model, and the smaller one that its training begins with."""
+    yield f"{where}.model", asked
+    if (first := training.first_model) is not None:
+        yield f"{where}.training.scaling.start", asked.model_copy(update={"model": first})
 
 
 def _run(loaded: LoadedSpec, inputs: list[ProbeInputs]) -> list[ProbeVerdict]:

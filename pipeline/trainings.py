@@ -14,7 +14,9 @@ def training_faults(spec: Spec) -> Iterator[str]:
     from stages.tasks import TASKS
 
     known = TASKS.get(spec.task.name).mixes if spec.task.name in TASKS.names() else None
-    for where, training, domains in _blocks(spec):
+    for where, training, domains, given in _blocks(spec):
+        if given and training.scaling is not None:
+            yield f"{where}.scaling: it begins with a smaller model than the given `weights` are of: leave one out"
         for way in ("mixup", "cutmix"):
             if known is not None and training.mixing is not None and getattr(training.mixing, way) and way not in known:
                 yield f"{where}.mixing: inputs of task '{spec.task.name}' cannot be mixed by {way}: leave it out"
@@ -26,14 +28,14 @@ def training_faults(spec: Spec) -> Iterator[str]:
             )
 
 
-def _blocks(spec: Spec) -> Iterator[tuple[str, Training, tuple[str, ...]]]:
-    """(place, block, domains whose validation labels it may use)."""
+def _blocks(spec: Spec) -> Iterator[tuple[str, Training, tuple[str, ...], bool]]:
+    """(place, block, domains whose validation labels it may use, whether it starts from given weights)."""
     for name, teacher in spec.teachers.items():
-        yield f"teachers.{name}.training", teacher.training, teacher.domains
+        yield f"teachers.{name}.training", teacher.training, teacher.domains, teacher.weights is not None
     for name, student in spec.students.items():
-        labels = spec.labels.get(str(student.labels))
-        target = student.domain if labels is None else labels.domain
-        yield f"students.{name}.training", student.training, () if target is None else (target,)
+        target = spec.domain_of(student.labels) if student.labels in spec.labels else student.domain
+        domains = () if target is None else (target,)
+        yield f"{spec.where(name)}.training", student.training, domains, student.weights is not None
 
 
 def _can_validate(spec: Spec, domain: str) -> bool:

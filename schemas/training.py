@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from schemas.base import Contract, Fraction
+from schemas.base import Contract, Fraction, Part
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 """A share of what is neither nothing nor all."""
@@ -83,6 +83,17 @@ class Mixing(Contract):
         return self
 
 
+class Scaling(Contract):
+    """Starts small: a smaller model is trained first, and the one that is asked for takes over from it."""
+
+    start: Part
+    """The smaller model. One of the same architecture in another width is widened without a change of its answers."""
+    switch_at: Share = 0.5
+    """Share of the steps after which the model that is asked for takes over."""
+    distil: Fraction = 0.1
+    """Share of the steps in which it learns the smaller one's answers first, where it cannot be widened."""
+
+
 class EarlyStopping(Contract):
     """Ends a training that gets no better on its validation budget; rows without truth are never asked."""
 
@@ -141,6 +152,9 @@ class Training(Contract):
     mixing: Mixing | None = None
     """Mixed rows, such as {mixup: 0.2} or {cutmix: 1.0}; left out: none. Rows of the source
     that a method reads are not mixed."""
+    scaling: Scaling | None = None
+    """A smaller model first, such as {start: {name: mobile-tiny, width: 0.5}}; left out: one model from the beginning.
+    A student that starts from weights does not scale."""
     keep: Literal["best", "last"] | None = None
     """Weights kept: best on the validation budget, or last. Left out: best for teachers and with `early_stopping`,
     else last."""
@@ -152,6 +166,7 @@ class Training(Contract):
             "accumulate": self.accumulate > 1,
             "mixing": self.mixing is not None,
             "early_stopping": self.early_stopping is not None,
+            "scaling": self.scaling is not None,
         }
         return tuple(name for name, is_chosen in chosen.items() if is_chosen)
 
@@ -167,6 +182,11 @@ class Training(Contract):
             if (rows := getattr(self, name)) is not None and rows < self.accumulate:
                 raise ValueError(f"`accumulate` cannot cut the `{name}` of {rows} rows into {self.accumulate} parts")
         return self
+
+    @property
+    def first_model(self) -> Part | None:
+        """The smaller model that a training begins with, where it scales."""
+        return None if self.scaling is None else self.scaling.start
 
     @property
     def keeps_best(self) -> bool:

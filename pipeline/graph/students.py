@@ -126,6 +126,8 @@ def _student(
     start = starts[seed] if arm == "source-finetuned" else None
     if start is None and student.weights:
         start = project.weights[student.weights]
+    if start is not None:  # it is of the size that is asked for already
+        training = training.model_copy(update={"scaling": None})
     mixed = project.mixed(name) if distilled else None
     source = None
     if mixed is not None:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.artifacts import ModelRef, WeightsRef
+from schemas.base import Part
 from schemas.canonical import digest
 from schemas.errors import ModelError, SpecError, TrainingFailed, UserError
 from schemas.models import ModelCard
@@ -40,13 +41,13 @@ from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
 from stages.tasks.base import Task
 from stages.training import checkpoints, models, optim
-from stages.training.averaging import Average
 from stages.training.mixing import Mix, draw_mix, draw_partners
 from stages.training.peers import ALONE, PeerFailed
 from stages.training.penultimate import FAKE_ROWS, Penultimate
 from stages.training.schedules import learning_rate
 from stages.training.stopping import figure_of, reason_to_stop
 from stages.training.stream import rng
+from stages.training.trainee import Trainee
 from stages.training.weights import load_given
 
 CHECKPOINTS = "checkpoints"
@@ -126,7 +127,8 @@ class Fit:
         self._loss_sum, self._loss_steps = 0.0, 0
         self._best: tuple[float, dict[str, torch.Tensor]] | None = None
         self._penultimate: Penultimate | None = None
-        self._average: Average | None = None
+        self._after = 0
+        """Epochs before the model that is asked for took over from a smaller one."""
         self._learners = Learners({}, self._device)
 
     @property
@@ -148,7 +150,9 @@ class Fit:
     def built_like(self) -> str:
         """What its memory depends on: students that agree in it take as much."""
         student = self.student
-        return digest([student.model, student.training.optimizer, student.method, student.labels is None])
+        training = student.training
+        how = [training.optimizer, training.accumulate, training.precision, training.ema, training.scaling]
+        return digest([student.model, *how, student.method, student.labels is None])
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -183,14 +187,16 @@ class Fit:
         """
         if self.peers.size > 1 and (settings := self.student.training.of_one_rank):
             raise SpecError(f"{', '.join(settings)} needs whole batches on one worker, and here several share them")
-        self._build()
-        width = None if self._penultimate is None else self._penultimate.width
-        sizes = Sizes(len(self.order.asked.classes), width, self._fields)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_number("method", self.student.seed))
-            made = self.method.learners(sizes, self.student.training)
-        self._learners = Learners(made, self._device)
-        self._restore()
+        student = self.student
+        self.trainee = Trainee(
+            student.training, student.model, self._made, student.steps, student.seed, self._fake_batch
+        )
+        saved = checkpoints.latest(self.order.folder / CHECKPOINTS)
+        if saved is not None:
+            self.trainee.unpack(saved[1], saved[2]["trainee"])
+        self._attach()
+        if saved is not None:
+            self._restore(*saved)
         if self.done > self.goal:  # a training without rungs came further: what it was worth at this one is not known
             self.order.folder.remove(CHECKPOINTS)
             self.put_off()
@@ -198,9 +204,9 @@ class Fit:
 
     def unload(self) -> None:
         """Let go of all that takes memory. It is over."""
-        self._best, self._penultimate, self._average = None, None, None
+        self._best, self._penultimate = None, None
         self._learners = Learners({}, self._device)
-        for name in ("module", "optimizer", "_passes"):
+        for name in ("trainee", "_passes"):
             self.__dict__.pop(name, None)
 
     def put_off(self) -> None:
@@ -219,26 +225,30 @@ class Fit:
             self._step(shared, labelled, source)
 
     def _step(self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None) -> None:
+        if self.trainee.begin_step(self.done):
+            self._attach()
+            self._best, self._after = None, len(self.history)
         self._seed(self.peers.rank)
-        self.module.train()
+        self.trainee.module.train()
         training = self.student.training
         rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
-        optim.set_learning_rate(self.optimizer, rate)
+        optim.set_learning_rate(self.trainee.optimizer, rate)
         lots = {part: rows.inputs for part, rows in (("shared", shared), ("labelled", labelled)) if rows is not None}
         if not lots:
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
         mix, partners = self._mixed(lots)
         if mix is not None:
             lots = {part: mix(inputs, partners[part]) for part, inputs in lots.items()}
-        parts = list(lots.values())
+        inputs = list(lots.values())
         rows = [
             *([] if shared is None else [len(shared.weights_B)]),
             *([] if labelled is None else [len(labelled.truth_L)]),
         ]
         if source is not None:
-            parts.append(source)
+            inputs.append(source)
             rows.append(rows[0])
-        outputs = iter(self._outputs(parts, rows))
+        whole = self._outputs(inputs, rows)
+        outputs = iter(whole)
         progress = self.done / self.student.steps
         shared_rows, labelled_rows = None, None
         if shared is not None and self.labels is not None:
@@ -257,31 +267,28 @@ class Fit:
             other_labelled = labelled_rows and labelled_rows.of_partners(partners["labelled"])
             other = self.method.loss(other_shared, other_labelled, training.label_smoothing)
             loss = mix.lam * loss + (1.0 - mix.lam) * other
+        if self.trainee.elder is not None:
+            loss = self.trainee.lesson(torch.cat(inputs), torch.cat([logits for logits, _ in whole])).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingFailed(f"the loss is {value}: {MEND}")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.trainee.optimizer.zero_grad(set_to_none=True)
         self._learners.zero_grad()
         with self.peers.batch_norm():  # models that compute anew in the backward pass
             self._passes.backward(loss)
-        self.peers.add_gradients(self.module.parameters())
+        self.peers.add_gradients(self.trainee.module.parameters())
         self.peers.last()
-        optim.clip(training, self.module)
-        self.optimizer.step()
+        self.trainee.update(self.done)
         self._learners.step(rate)
         self._loss_sum += value
         self._loss_steps += 1
         self.done += 1
-        if self._average is not None:
-            self._average.update(self.module, self.done)
 
     @torch.no_grad()
     def predict(self, inputs: torch.Tensor) -> NDArray[np.float32]:
         """Logits (V, C) in evaluation mode, of the average where there is one."""
-        self.module.eval()
-        own, rows = self._average, inputs.clone()
-        said = self.module(rows) if own is None else own.answer(self.module, rows)
-        logits: NDArray[np.float32] = said.float().cpu().numpy()
+        self.trainee.module.eval()
+        logits: NDArray[np.float32] = self.trainee.answer(inputs.clone()).float().cpu().numpy()
         return logits
 
     def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> None:
@@ -289,7 +296,7 @@ class Fit:
 
         Raises TrainingFailed if a weight or a logit is not finite.
         """
-        weights = (value for value in self.module.state_dict().values() if value.is_floating_point())
+        weights = (value for value in self.trainee.module.state_dict().values() if value.is_floating_point())
         if not all(bool(torch.isfinite(value).all()) for value in weights):
             raise TrainingFailed(f"a weight is not finite: {MEND}")
         quality = self.quality(logits, truth)
@@ -298,9 +305,9 @@ class Fit:
         self.history.append(EpochQuality(epoch=epoch, loss=loss, validation=quality))
         training, figure = self.student.training, figure_of(self._task, quality)
         if training.keeps_best and figure is not None and (self._best is None or figure > self._best[0]):
-            self._best = (figure, self._kept())
-        if self.done < self.student.steps:
-            self.ended_early = reason_to_stop(training.early_stopping, self.history, self._task)
+            self._best = (figure, self.trainee.kept())
+        if self.done < self.student.steps and self.trainee.grown:
+            self.ended_early = reason_to_stop(training.early_stopping, self.history, self._task, self._after)
 
     def quality(self, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> dict[str, float]:
         """Metrics on its validation rows, of which its history tells nothing; without any, none.
@@ -316,16 +323,13 @@ class Fit:
     def save(self) -> None:
         """Write a checkpoint of this moment and drop those before it."""
         place = self.order.folder / CHECKPOINTS
-        optimizer, optimizer_meta = checkpoints.pack_optimizer(self.optimizer)
-        tensors = checkpoints.with_prefix("model", self._state())
-        tensors |= checkpoints.with_prefix("optimizer", optimizer)
-        if self._average is not None:
-            tensors |= checkpoints.with_prefix("average", self._average.state)
+        tensors, trainee_meta = self.trainee.pack()
         learned, learners_meta = self._learners.pack()
         tensors |= checkpoints.with_prefix("learners", learned)
         meta: dict[str, Any] = {
-            "optimizer": optimizer_meta,
+            "trainee": trainee_meta,
             "learners": learners_meta,
+            "after": self._after,
             "loss": [self._loss_sum, self._loss_steps],
             "history": [line.dump() for line in self.history],
         }
@@ -346,7 +350,7 @@ class Fit:
             preprocessing=order.asked.stream.preprocessing,
             code=task_code(order.asked.task, self.student.model),
         )
-        content = models.save_model(attempt, card, self._best[1] if self._best else self._kept())
+        content = models.save_model(attempt, card, self._best[1] if self._best else self.trainee.kept())
         history = [line.dump() for line in self.history]
         attempt.put("history.json", (json.dumps(history, indent=2) + "\n").encode())
         outputs = StudentOutputs(
@@ -361,11 +365,10 @@ class Fit:
         attempt.commit(outputs, content)
         order.folder.remove(CHECKPOINTS)
 
-    def _build(self) -> None:
-        classes, asked = self.order.asked.classes, self.order.asked
-        module = models.build(
-            self._task, self.student.model, len(classes), asked.stream.preprocessing, self.student.seed
-        )
+    def _made(self, model: Part) -> torch.nn.Module:
+        """A model of the student's on its device, with the weights that it starts from."""
+        classes, stream = self.order.asked.classes, self.order.asked.stream
+        module = models.build(self._task, model, len(classes), stream.preprocessing, self.student.seed)
         match self.student.start:
             case ModelRef() as ref:
                 place = Place(ref.uri, self._storage)
@@ -374,32 +377,33 @@ class Fit:
                 module.load_state_dict(models.read_state(place, ref))
             case WeightsRef() as ref:
                 load_given(ref, module, strict=False, storage=self._storage)
-        if self.needs.features:
-            settings = models.preprocessing_of(self._task, asked.stream.preprocessing)
-            batch = self._task.fake_batch(FAKE_ROWS, settings)
-            self._penultimate = Penultimate(module, batch, len(classes), self.student.model.name)
-        self.module = module.to(self._device).to(memory_format=torch.channels_last)
-        training = self.student.training
-        self.optimizer = optim.make_optimizer(training, self.module)
-        self._passes = Passes(self.module, self._penultimate, training, self._seed)
-        if training.ema is not None:
-            self._average = Average(self.module, training.ema)
+        return module.to(self._device).to(memory_format=torch.channels_last)
 
-    def _restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        if (found := checkpoints.latest(self.order.folder / CHECKPOINTS)) is None:
-            return
-        number, tensors, meta = found
-        self.module.load_state_dict(checkpoints.under_prefix("model", tensors))
-        checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
-        if self._average is not None:
-            self._average.load(checkpoints.under_prefix("average", tensors))
+    def _fake_batch(self) -> torch.Tensor:
+        settings = models.preprocessing_of(self._task, self.order.asked.stream.preprocessing)
+        return self._task.fake_batch(FAKE_ROWS, settings).to(self._device)
+
+    def _attach(self) -> None:
+        """What runs the model that is trained now, and what the method trains beside it."""
+        module, classes = self.trainee.module, self.order.asked.classes
+        if self.needs.features:
+            self._penultimate = Penultimate(module, self._fake_batch(), len(classes), self.student.model.name)
+        self._passes = Passes(module, self._penultimate, self.student.training, self._seed)
+        width = None if self._penultimate is None else self._penultimate.width
+        sizes = Sizes(len(classes), width, self._fields)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_number("method", self.student.seed))
+            made = self.method.learners(sizes, self.student.training)
+        self._learners = Learners(made, self._device)
+
+    def _restore(self, number: int, tensors: checkpoints.Tensors, meta: dict[str, Any]) -> None:
+        """Go on from a checkpoint, of which the trainee has its part."""
         self._learners.unpack(checkpoints.under_prefix("learners", tensors), meta["learners"])
         self._loss_sum, self._loss_steps = meta["loss"]
         self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
         if "best" in meta:
             self._best = (meta["best"], checkpoints.under_prefix("best", tensors))
-        self.done = number
+        self.done, self._after = number, meta["after"]
 
     def _mixed(self, lots: Mapping[str, torch.Tensor]) -> tuple[Mix | None, dict[str, torch.Tensor]]:
         """How the rows of this step are mixed, and with which, lot by lot; alike for all students of the stream."""
@@ -442,18 +446,6 @@ class Fit:
         torch.default_generator.manual_seed(number)
         if self._device.type == "cuda":
             torch.cuda.manual_seed(number)
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        """A copy of the weights on the CPU."""
-        return _copied(self.module.state_dict())
-
-    def _kept(self) -> dict[str, torch.Tensor]:
-        """A copy of what would be kept of it now: its weights, or their average."""
-        return self._state() if self._average is None else _copied(self._average.state)
-
-
-def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
 
 def _number(*what: int | str) -> int:

@@ -42,7 +42,7 @@ class Students(Stage[CohortInputs, CohortOutputs]):
     def part_code(self, inputs: CohortInputs, part: str) -> dict[str, str]:
         """The task's, the method's, and a user's own model factory."""
         student = next(student for student in inputs.students if part_of(student) == part)
-        return task_code(inputs.task, student.model) | method_code(student.method)
+        return task_code(inputs.task, student.model, student.training.first_model) | method_code(student.method)
 
     def find(self, context: Context, inputs: CohortInputs) -> CohortOutputs | None:
         """The outputs if every student exists. One small read per student."""

@@ -61,8 +61,9 @@ def _head(features: int, outputs: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, outputs)]
 
 
-def _resnet(channels: int, outputs: int, width: int, depths: tuple[int, int, int]) -> nn.Module:
+def _resnet(channels: int, outputs: int, factor: float, width: int, depths: tuple[int, int, int]) -> nn.Module:
     """A ResNet in three stages, as He et al. built for CIFAR; each stage doubles the width and halves the side."""
+    width = _times(width, factor)
     layers: list[nn.Module] = [_convolution(channels, width)]
     inside = width
     for stage, depth in enumerate(depths):
@@ -73,8 +74,9 @@ def _resnet(channels: int, outputs: int, width: int, depths: tuple[int, int, int
     return nn.Sequential(*layers, *_head(inside, outputs))
 
 
-def _mobile(channels: int, outputs: int, widths: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module:
+def _mobile(channels: int, outputs: int, factor: float, widths: tuple[int, ...], strides: tuple[int, ...]) -> nn.Module:
     """Depthwise-separable convolutions (Howard et al. 2017)."""
+    widths = tuple(_times(width, factor) for width in widths)
     inside = widths[0]
     layers: list[nn.Module] = [_convolution(channels, inside)]
     for outside, stride in zip(widths[1:], strides, strict=True):
@@ -83,12 +85,16 @@ def _mobile(channels: int, outputs: int, widths: tuple[int, ...], strides: tuple
     return nn.Sequential(*layers, *_head(inside, outputs))
 
 
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+def _times(width: int, factor: float) -> int:
+    return max(1, round(width * factor))
+
+
+NETWORKS: dict[str, Callable[[int, int, float], nn.Module]] = {
     "mobile-tiny": partial(_mobile, widths=(16, 32, 64, 64), strides=(2, 2, 1)),
     "resnet-tiny": partial(_resnet, width=16, depths=(1, 1, 2)),
     "resnet-small": partial(_resnet, width=32, depths=(2, 2, 2)),
 }
-"""Networks by short name, called with (channels, outputs)."""
+"""Networks by short name, called with (channels, outputs, factor of all widths)."""
 
 
 def image_network(model: Part, channels: int, outputs: int) -> nn.Module:
@@ -103,9 +109,11 @@ def image_network(model: Part, channels: int, outputs: int) -> nn.Module:
     if model.name not in NETWORKS:
         known = [*NETWORKS, "timm/NAME", "torchvision/NAME", "package.module:factory"]
         raise ModelError(f"no model is called '{model.name}'{did_you_mean(model.name, known)}")
-    if model.settings:
-        raise ModelError(f"model '{model.name}' takes no settings, found {', '.join(model.settings)}")
-    return NETWORKS[model.name](channels, outputs)
+    width = model.settings.get("width", 1.0)
+    if set(model.settings) - {"width"} or not isinstance(width, int | float) or not 0 < width <= 16:
+        found = ", ".join(f"{key}: {value}" for key, value in model.settings.items())
+        raise ModelError(f"model '{model.name}' takes a `width` (a factor of all widths, up to 16), found {found}")
+    return NETWORKS[model.name](channels, outputs, width)
 
 
 def with_normalisation(network: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float]) -> nn.Module:

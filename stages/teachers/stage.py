@@ -35,7 +35,8 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
     Outputs = TeacherOutputs
 
     def code(self, inputs: TeacherInputs) -> dict[str, str]:
-        return task_code(inputs.task, inputs.model)
+        first = inputs.way.training.first_model if isinstance(inputs.way, TrainTeacher) else None
+        return task_code(inputs.task, inputs.model, first)
 
     def run(self, context: Context, inputs: TeacherInputs) -> TeacherOutputs:
         """Make the teacher in a worker, or go on from its checkpoints, and commit what the worker left.

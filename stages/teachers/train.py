@@ -11,7 +11,7 @@ Shapes: B rows of the global batch, L rows of this rank's share, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from schemas.base import Part
 from schemas.errors import ModelError, TrainingFailed
 from schemas.teachers import EpochQuality, TrainTeacher
 from stages.random import step_draws
@@ -28,12 +29,12 @@ from stages.tasks import get_task
 from stages.teachers.rows import LabelledRows
 from stages.teachers.work import WINDOW_BYTES, Finished, Work, finished_of, leave
 from stages.training import checkpoints, models, optim
-from stages.training.averaging import Average
 from stages.training.launch import device, rank, world_size
 from stages.training.mixing import draw_mix, draw_partners
 from stages.training.schedules import learning_rate, total_steps
 from stages.training.stopping import figure_of, reason_to_stop
 from stages.training.stream import RowStream, rng
+from stages.training.trainee import Trainee, copied
 from stages.training.weights import load_given
 
 VALIDATION_BATCH = 256
@@ -75,14 +76,14 @@ class TeacherTraining:
         self.epochs = math.ceil(self.steps / self.stream.steps_per_epoch)
         self.device: torch.device = device()
         self.rank, self.ranks = rank(), world_size()
-        self.network = self._build()
-        self.optimizer = optim.make_optimizer(self.settings, self.network)
-        self.average = Average(self.network, self.settings.ema) if self.settings.ema else None
+        self.trainee = Trainee(self.settings, self.work.model, self._build, self.steps, self.way.seed, self._fake_batch)
         self.epoch = 0
         """Epochs done."""
         self.history: list[EpochQuality] = []
         self.ended_early: str | None = None
         """Why it ended before its last step."""
+        self.after = 0
+        """Epoch in which the model that is asked for took over from a smaller one."""
         self.kept_epoch, self.kept_figure = 0, -math.inf
         self.kept: dict[str, torch.Tensor] = {}
 
@@ -93,9 +94,9 @@ class TeacherTraining:
             return
         if saved is not None:
             self._resume(*saved)
-        parallel = self._parallel()
+        self.parallel = self._parallel()
         while self.epoch < self.epochs and self.ended_early is None:
-            loss = self._train_epoch(parallel)
+            loss = self._train_epoch()
             self.epoch += 1
             if self.rank == 0:
                 self._end_epoch(loss)
@@ -107,11 +108,11 @@ class TeacherTraining:
                 Finished(self.card, self.kept, tuple(self.history), self.kept_epoch, self.ended_early),
             )
 
-    def _build(self) -> torch.nn.Module:
+    def _build(self, model: Part) -> torch.nn.Module:
         outputs = len(self.work.own_classes)
-        network = models.build(self.task, self.work.model, outputs, self.preprocessing, self.way.seed)
+        network = models.build(self.task, model, outputs, self.preprocessing, self.way.seed)
         if not any(weight.requires_grad for weight in network.parameters()):
-            raise ModelError(f"model '{self.work.model.name}' has no weights to train: use it as a given teacher")
+            raise ModelError(f"model '{model.name}' has no weights to train: use it as a given teacher")
         if self.way.weights is not None:
             load_given(self.way.weights, network, strict=False, storage=self.work.storage)
         if self.ranks > 1 and self.device.type == "cuda":
@@ -124,17 +125,20 @@ class TeacherTraining:
 
     def _parallel(self) -> torch.nn.Module:
         if self.ranks == 1:
-            return self.network
-        return torch.nn.parallel.DistributedDataParallel(self.network)
+            return self.trainee.module
+        return torch.nn.parallel.DistributedDataParallel(self.trainee.module)
 
-    def _train_epoch(self, parallel: torch.nn.Module) -> float:
+    def _fake_batch(self) -> torch.Tensor:
+        return self._to_device(self.task.fake_batch(2, self.preprocessing))
+
+    def _train_epoch(self) -> float:
         """One pass over the rows (the last may end early); the mean loss of its steps."""
-        parallel.train()
+        self.parallel.train()
         first = self.epoch * self.stream.steps_per_epoch
         last = min(first + self.stream.steps_per_epoch, self.steps)
         total = torch.zeros((), dtype=torch.float64)
         for step in range(first, last):
-            total += self._step(parallel, step)
+            total += self._step(step)
             if self.rank == 0:
                 self.work.reporter.progress(step + 1, self.steps, "steps")
         if self.ranks > 1:
@@ -142,8 +146,11 @@ class TeacherTraining:
             torch.distributed.all_reduce(total)
         return float(total) / (last - first)
 
-    def _step(self, parallel: torch.nn.Module, step: int) -> float:
+    def _step(self, step: int) -> float:
         """One optimiser step; this rank's part of the mean loss over the global batch."""
+        if self.trainee.begin_step(step):
+            self.parallel = self._parallel().train()
+            self.kept_figure, self.after = -math.inf, self.epoch
         batch = self.stream.at(step)
         positions, weights = self._share(batch.positions), self._share(batch.weights)
         random = rng(self.way.seed, "teacher", batch.epoch, step, self.rank)
@@ -151,23 +158,19 @@ class TeacherTraining:
         draws = step_draws(random, len(positions))
         inputs = self.rows.augmented(self.task, self.preprocessing, self.augmentation, positions, draws)
         rate = learning_rate(self.settings, step, self.steps, self.stream.steps_per_epoch)
-        optim.set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
+        optim.set_learning_rate(self.trainee.optimizer, rate)
+        self.trainee.optimizer.zero_grad(set_to_none=True)
         targets: list[Target] = [(self.rows.truth(positions), torch.from_numpy(weights))]
         if self.settings.mixing is not None:
             inputs, targets = self._mixed(inputs, targets[0], random)
-        value = self._gradient(parallel, inputs, targets, float(batch.weights.sum()))
+        value = self._gradient(inputs, targets, float(batch.weights.sum()))
         if not math.isfinite(value):
             raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
-        optim.clip(self.settings, self.network)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.network, step + 1)
+        self.trainee.update(step)
         return value
 
     def _gradient(
         self,
-        parallel: torch.nn.Module,
         inputs: torch.Tensor,
         targets: Sequence[Target],
         total: float,
@@ -181,16 +184,20 @@ class TeacherTraining:
         cut = [rows.tensor_split(parts) for rows in (inputs, *(part for target in targets for part in target))]
         for number, (some, *asked) in enumerate(zip(*cut, strict=True), start=1):
             alone = number < parts and self.ranks > 1
-            with parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with self.parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-                    logits = parallel(self._to_device(some))
+                    logits = self.parallel(rows := self._to_device(some)).float()
                 loss = torch.zeros((), device=self.device)
                 for truth, weight in zip(asked[::2], asked[1::2], strict=True):
-                    losses = functional.cross_entropy(
-                        logits.float(),
-                        truth.to(self.device),
-                        reduction="none",
-                        label_smoothing=self.settings.label_smoothing,
+                    losses = (
+                        functional.cross_entropy(
+                            logits,
+                            truth.to(self.device),
+                            reduction="none",
+                            label_smoothing=self.settings.label_smoothing,
+                        )
+                        if self.trainee.elder is None
+                        else self.trainee.lesson(rows, logits)
                     )
                     loss = loss + (losses * weight.to(self.device)).sum() / total
                 (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
@@ -227,7 +234,7 @@ class TeacherTraining:
 
     def _end_epoch(self, loss: float) -> None:
         """Validate, keep what is best so far, write a checkpoint; stop where no gain is seen."""
-        state = _copied(self.network.state_dict())
+        state = copied(self.trainee.module.state_dict())
         for name, value in state.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise TrainingFailed(self._not_finite(f"'{name}' is not finite after epoch {self.epoch}"))
@@ -235,15 +242,14 @@ class TeacherTraining:
         self.history.append(EpochQuality(epoch=self.epoch, loss=loss, validation=quality))
         figure = figure_of(self.task, quality)
         if figure is None or self.settings.keep == "last" or figure > self.kept_figure:
-            kept = state if self.average is None else _copied(self.average.state)
-            self.kept, self.kept_epoch, self.kept_figure = kept, self.epoch, figure or 0.0
-        self._save(state)
+            self.kept, self.kept_epoch, self.kept_figure = self.trainee.kept(), self.epoch, figure or 0.0
+        self._save()
         self._stop()
 
     def _stop(self) -> None:
         """End here if validation has shown no gain for long enough."""
-        if self.epoch < self.epochs:
-            self.ended_early = reason_to_stop(self.settings.early_stopping, self.history, self.task)
+        if self.epoch < self.epochs and self.trainee.grown:
+            self.ended_early = reason_to_stop(self.settings.early_stopping, self.history, self.task, self.after)
 
     def _agree(self) -> None:
         """Every rank learns whether the first one, which alone validates, ends here."""
@@ -258,27 +264,20 @@ class TeacherTraining:
         positions = self.rows.validation
         if not len(positions):
             return {}
-        self.network.eval()
+        self.trainee.module.eval()
         logits = []
         with torch.no_grad():
             for start in range(0, len(positions), VALIDATION_BATCH):
                 inputs = self.rows.batch(self.task, self.preprocessing, positions[start : start + VALIDATION_BATCH])
-                rows = self._to_device(inputs)
-                said = self.network(rows) if self.average is None else self.average.answer(self.network, rows)
-                logits.append(said.float().cpu().numpy())
+                logits.append(self.trainee.answer(self._to_device(inputs)).float().cpu().numpy())
         return self.task.score(np.concatenate(logits), self.rows.validation_truth, self.task.metrics)
 
-    def _save(self, state: dict[str, torch.Tensor]) -> None:
-        optimizer, plain = checkpoints.pack_optimizer(self.optimizer)
-        tensors = {
-            **checkpoints.with_prefix("model", state),
-            **checkpoints.with_prefix("optimizer", optimizer),
-            **checkpoints.with_prefix("kept", self.kept),
-        }
-        if self.average is not None:
-            tensors |= checkpoints.with_prefix("average", self.average.state)
+    def _save(self) -> None:
+        tensors, trainee = self.trainee.pack()
+        tensors |= checkpoints.with_prefix("kept", self.kept)
         meta = {
-            "optimizer": plain,
+            "trainee": trainee,
+            "after": self.after,
             "history": [line.dump() for line in self.history],
             "kept_epoch": self.kept_epoch,
             "kept_figure": self.kept_figure,
@@ -287,19 +286,13 @@ class TeacherTraining:
         checkpoints.drop_older(self.work.checkpoints, self.epoch)
 
     def _resume(self, epoch: int, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-        self.network.load_state_dict(checkpoints.under_prefix("model", tensors))
-        checkpoints.unpack_optimizer(self.optimizer, checkpoints.under_prefix("optimizer", tensors), meta["optimizer"])
+        self.trainee.unpack(tensors, meta["trainee"])
+        self.after = meta["after"]
         self.epoch, self.kept = epoch, checkpoints.under_prefix("kept", tensors)
         self.history = [EpochQuality.model_validate(line) for line in meta["history"]]
         self.kept_epoch, self.kept_figure = meta["kept_epoch"], meta["kept_figure"]
-        if self.average is not None:
-            self.average.load(checkpoints.under_prefix("average", tensors))
         self._stop()
 
     def _not_finite(self, what: str) -> str:
         clip = "" if self.settings.gradient_clip else ", or set `training.gradient_clip`"
         return f"{what}: lower `training.learning_rate` (now {self.settings.learning_rate:g}){clip}"
-
-
-def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -57,6 +57,26 @@ def test_early_stopping_needs_validation_labels(tmp_path: Path, part: str, domai
 
 
 @pytest.mark.parametrize("part", ["teachers.big", "students.small"])
+def test_the_model_that_a_training_begins_with_exists(tmp_path: Path, part: str) -> None:
+    check(tmp_path / "known", part, {"scaling": {"start": {"name": "mobile-tiny", "width": 0.5}}})
+    with pytest.raises(
+        SpecError, match=f"{part}.training.scaling.start: task .* has no model 'mobil-tiny'; did you mean"
+    ):
+        check(tmp_path / "unknown", part, {"scaling": {"start": "mobil-tiny"}})
+
+
+def test_a_student_with_weights_of_its_own_does_not_start_small(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(SpecError, match="students.small.training.scaling: .* than the given `weights`"):
+        check(
+            tmp_path,
+            "students.small",
+            {"scaling": {"start": "mobile-tiny"}},
+            students={"small": {"weights": str(tmp_path / "w.safetensors")}},
+        )
+
+
+@pytest.mark.parametrize("part", ["teachers.big", "students.small"])
 def test_only_what_can_be_mixed_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     check(tmp_path / "pictures", part, {"mixing": {"cutmix": 1.0, "mixup": 0.2}})
     monkeypatch.setattr(ImageClassification, "mixes", frozenset({"mixup"}))

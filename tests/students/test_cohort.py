@@ -219,7 +219,7 @@ def test_what_a_method_trains_belongs_to_the_students_seed(world: World, local_c
     before = states[0]["1.projection.module.weight"].clone()
     fits[0].step(feed.shared(0, {f"{0:032x}": ["features"]}), None)
     assert not torch.equal(fits[0]._learners.pack()[0]["1.projection.module.weight"], before)
-    assert not any("projection" in name for name in fits[0].module.state_dict())
+    assert not any("projection" in name for name in fits[0].trainee.module.state_dict())
 
 
 def order_of(inputs: CohortInputs, number: int) -> fit.Order:

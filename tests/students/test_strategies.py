@@ -162,9 +162,30 @@ ALL = {
     "mixing": {"mixup": 0.5, "cutmix": 1.0, "share": 0.8}, "ema": 0.9, "accumulate": 2, "precision": "bfloat16",
     "early_stopping": {"patience": 2}, "keep": "best",
 }  # fmt: skip
+SMALL = {"start": {"name": "tests.students.world:sized", "width": 2}, "distil": 0.25}
+
+
+def sized(name: str, method: str = "soft", more: bool = False, **settings: Any) -> StudentInputs:
+    """A student that starts in a width of 2 and ends in one of 6."""
+    model = Part.model_validate({"name": "tests.students.world:sized", "width": 6, "more": more})
+    training = {"scaling": SMALL, "ema": 0.8, **settings.pop("training", {})}
+    return student(name, method, training=training, **settings).model_copy(update={"model": model})
+
+
+def test_a_student_that_starts_small_ends_as_large_as_it_is_asked_for(world: World, local_context: Context) -> None:
+    """Its best epoch is one of the large model, whatever the small one reached."""
+    best = {"keep": "best", "early_stopping": {"patience": 2}}
+    ones = run(local_context, sized("wide", steps=40, training=best), sized("deep", "relational", more=True, steps=40))
+    for one in ones:
+        assert len(weights(one)["network.0.weight"]) == 6
+        assert one.history[-1].loss < one.history[0].loss
+
+
 TOGETHER = (
     student("all", steps=30, training=ALL),
     student("steps", training={"schedule": {"name": "step", "epochs": 1, "factor": 0.5}, "optimizer": "timm/lamb"}),
+    sized("wide", training={"early_stopping": {"patience": 1}, "keep": "best"}),
+    sized("deep", "adversarial", more=True),
     student("inverse", "none", training={"schedule": {"name": "inverse-time", "decay": 0.5}, "ema": 0.8}),
 )
 """Students that use every strategy between them."""
@@ -178,7 +199,7 @@ def test_a_cohort_equals_its_students_alone(world: World, contexts: Any) -> None
     ]
 
 
-@pytest.mark.parametrize("die_at", [3, 17, 25, 40])
+@pytest.mark.parametrize("die_at", [3, 18, 21, 40])
 def test_killed_and_resumed_equals_uninterrupted(
     world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:

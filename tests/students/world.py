@@ -111,6 +111,14 @@ def small(num_classes: int) -> torch.nn.Module:
     return Small(num_classes)
 
 
+def sized(num_classes: int, width: int, more: bool = False) -> torch.nn.Module:
+    """In any width, and with a convolution more where two networks are not to be alike."""
+    layers: list[torch.nn.Module] = [torch.nn.Conv2d(1, width, 3), torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
+    layers += [torch.nn.Conv2d(width, width, 1)] if more else []
+    head = torch.nn.Linear(16 * width, num_classes)
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Dropout(0.1), head)
+
+
 def plain(num_classes: int) -> torch.nn.Module:
     """Without batch norm or dropout: the rows of a batch do not meet."""
     layers = [torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, num_classes)]

@@ -217,7 +217,8 @@ def test_filters_see_a_text_and_what_is_around_it_is_nothing() -> None:
     assert isinstance(network, TextCnn)
     words = torch.tensor([7, 8, 9])
     features = []
-    for kind, kernel in zip(network.filters, (2, 3), strict=True):
+    filters: Any = network.filters
+    for kind, kernel in zip(filters, (2, 3), strict=True):
         around = torch.nn.functional.pad(network.embedding(words), (0, 0, kernel // 2, (kernel - 1) // 2))
         windows = [around[place : place + kernel] for place in range(3)]
         answers = [(kind.weight * window.T).sum(dim=(1, 2)) + kind.bias for window in windows]

@@ -286,6 +286,34 @@ def test_strategies_outlive_a_kill(
     assert run(local_context, inputs).dump() | {"model": None} == whole.dump() | {"model": None}
 
 
+@pytest.mark.parametrize("model", ["mobile-tiny", "resnet-tiny"])
+@pytest.mark.parametrize("save", [1, 2])
+def test_a_teacher_that_starts_small_outlives_a_kill(
+    local_context: Context, world: tuple[Domain, Domain], monkeypatch: pytest.MonkeyPatch, save: int, model: str
+) -> None:
+    """Widened or taught, in the middle of the second epoch of three; killed after the first or the second."""
+    scaling = {"start": {"name": "mobile-tiny", "width": 0.25}, "distil": 0.4}
+    inputs = trained(world[0], model=model, scaling=scaling, ema=0.5)
+    whole = run(other_place(local_context, "whole"), inputs)
+    count, real = 0, checkpoints.save
+
+    def killing(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        real(*args)
+        if count == save:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", killing)
+        with pytest.raises(Killed):
+            run(local_context, inputs)
+    resumed = run(local_context, inputs)
+    assert (resumed.model.digest, resumed.history) == (whole.model.digest, whole.history)
+    assert loaded(whole.model).card.model.name == model
+    assert whole.kept_epoch in (2, 3), "epochs of the smaller model are not kept"
+
+
 def test_parts_of_a_batch_make_the_step_of_the_whole(local_context: Context, world: tuple[Domain, Domain]) -> None:
     """In steps that padding fills up, too; without batch norm, to rounding."""
     states = []

@@ -66,8 +66,8 @@ def alike(narrow: nn.Module, wide: nn.Module, batch: Tensor) -> bool:
     ("make", "narrow", "wide"),
     [
         (chain, {"width": 4}, {"width": 7}),
-        (partial(_mobile, 1, 10, strides=(2, 2, 1)), {"widths": (8, 16, 32, 32)}, {"widths": (16, 32, 64, 64)}),
-        (partial(_resnet, 1, 10, depths=(1, 1, 2)), {"width": 6}, {"width": 8}),
+        (partial(_mobile, 1, 10, 1.0, strides=(2, 2, 1)), {"widths": (8, 16, 32, 32)}, {"widths": (16, 32, 64, 64)}),
+        (partial(_resnet, 1, 10, 1.0, depths=(1, 1, 2)), {"width": 6}, {"width": 8}),
         (lambda width: with_normalisation(chain(width), 1, [0.5], [0.2]), {"width": 2}, {"width": 9}),
     ],
 )
@@ -170,7 +170,7 @@ def pair(last: nn.Module) -> nn.Module:
     [
         (chain(4), chain(3), "4 channels cannot become 3"),
         (chain(4, 3), chain(8, 4), "3 channels cannot become 4"),
-        (_resnet(1, 3, 4, (1, 1, 1)), _resnet(1, 3, 8, (1, 2, 1)), "layers are not the same"),
+        (_resnet(1, 3, 1.0, 4, (1, 1, 1)), _resnet(1, 3, 1.0, 8, (1, 2, 1)), "layers are not the same"),
         (two(nn.Conv2d(1, 4, 3), nn.Flatten()), two(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten()), "another layer"),
         (
             two(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(784, 3)),
