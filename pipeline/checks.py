@@ -218,15 +218,24 @@ def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collectio
 
 
 def _source_faults(spec: Spec) -> Iterator[str]:
-    """Methods that read rows of a source that nothing names."""
+    """Methods and trainings that read rows of a source that nothing names, or whose truth says something else."""
     from stages.students.methods import get_method
 
     project = Project(spec, normal_parts(spec), {}, {})
     for name, student in spec.students.items():
-        if get_method(student.method).needs.source and project.source(student) is None:
-            where = f"{spec.where(name)}.method: '{student.method.name}'"
+        where, share = spec.where(name), student.training.source_share
+        if share and project.maps_classes(student):
             yield (
-                f"{where} reads rows of the source domain, and there is none: "
+                f"{where}.training.source_share: its teacher was trained on other classes than it speaks of, so the "
+                "truth of the source is not the student's: leave it out"
+            )
+        if project.source(student) is not None:
+            continue
+        wanting = [f"method: '{student.method.name}'"] if get_method(student.method).needs.source else []
+        wanting += ["training.source_share: it"] if share else []
+        for what in wanting:
+            yield (
+                f"{where}.{what} reads rows of the source domain, and there is none: "
                 "give it labels of a teacher that was trained on another domain here"
             )
 

@@ -14,6 +14,16 @@ def training_faults(spec: Spec) -> Iterator[str]:
     from stages.tasks import TASKS
 
     known = TASKS.get(spec.task.name).mixes if spec.task.name in TASKS.names() else None
+    for name, teacher in spec.teachers.items():
+        if teacher.training.source_share is not None:
+            yield (
+                f"teachers.{name}.training.source_share is for students: give a teacher all of its `domains`, and "
+                "`balance: {between: [domains]}`"
+            )
+    for name, student in spec.students.items():
+        if (balance := student.training.balance) is not None and "domains" in balance.between:
+            where = f"{spec.where(name)}.training.balance"
+            yield f"{where}: a student balances its domains by `source_share`: leave `domains` out of `between`"
     for where, training, domains, given in _blocks(spec):
         if given and training.scaling is not None:
             yield f"{where}.scaling: it begins with a smaller model than the given `weights` are of: leave one out"

@@ -10,7 +10,7 @@ from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, Samples
 from schemas.base import Contract, Document, Name, Part
 from schemas.labels import Views
 from schemas.spec import Halving
-from schemas.teachers import EpochQuality
+from schemas.teachers import DomainSize, EpochQuality
 from schemas.training import Training
 
 Arm = Literal["distilled", "no-teacher", "source-only", "source-finetuned"]
@@ -36,17 +36,21 @@ class Stream(Contract):
     """How the students want their input."""
     window_bytes: PositiveInt = 256 * 2**20
     """Bytes of samples within which rows are shuffled."""
+    balanced: bool = False
+    """Whether rows with true labels are drawn so that all classes come alike."""
     seed: NonNegativeInt = 0
     """Seed of the order and of the augmentation; the same for all students of a cohort."""
 
 
 class SourceInputs(Contract):
-    """The source domain by its inputs alone."""
+    """The source domain: its inputs, and the truth that may be seen where a student learns from that."""
 
     samples: SamplesRef
     """Inputs and ids."""
     split: SplitRef
     """Its splits: only train rows are read."""
+    budget: BudgetRef | None = None
+    """Rows whose truth may be seen; then only these are read. None: all train rows, without truth."""
 
 
 class Stopped(Contract):
@@ -89,7 +93,7 @@ class StudentInputs(Contract):
     budget: BudgetRef | None = None
     """Rows whose truth may be seen; none: no truth at all."""
     source: SourceInputs | None = None
-    """The source domain, for a method that reads its rows."""
+    """The source domain, for a method that reads its rows, or a training that takes a share of them."""
     calibrate: bool = False
     """Whether labels are read at the temperature that fits the validation budget."""
     start: ModelRef | WeightsRef | None = None
@@ -132,6 +136,10 @@ class StudentOutputs(Document):
     """Where it was stopped."""
     history: tuple[EpochQuality, ...] = ()
     """Quality by epoch on its own validation budget."""
+    target: DomainSize | None = None
+    """What it learned from on the target; none if its training failed."""
+    source: DomainSize | None = None
+    """What it learned from on the source; none if it read no rows of it."""
     ended_early: str | None = None
     """Why it ended before its last step, with `early_stopping`; none: it took them all."""
     calibration: PositiveFloat | None = None

@@ -97,6 +97,15 @@ class EpochQuality(Contract):
     """Metrics on the validation budget."""
 
 
+class DomainSize(Contract):
+    """How much of a domain a training learned from."""
+
+    rows: NonNegativeInt
+    """Train rows that it read."""
+    labelled: tuple[NonNegativeInt, ...]
+    """Those whose truth it saw, by class."""
+
+
 class TeacherOutputs(Document):
     """What `teachers` gives."""
 
@@ -112,3 +121,5 @@ class TeacherOutputs(Document):
     """Rows that it learned from or was chosen by (`seen.npy`); none where nobody knows."""
     ended_early: str | None = None
     """Why its training ended before its last step, with `early_stopping`; none: it took them all."""
+    sizes: tuple[DomainSize, ...] = ()
+    """What it learned from, in the order of its domains; empty if not trained here."""

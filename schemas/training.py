@@ -103,6 +103,17 @@ class EarlyStopping(Contract):
     """What the task's leading metric must gain over the best epoch so far, to count; in the metric's own unit."""
 
 
+class Balance(Contract):
+    """Rows with true labels count alike, however many of each kind there are."""
+
+    between: Annotated[tuple[Literal["classes", "domains"], ...], Field(min_length=1)] = ("classes",)
+    """What counts alike: the classes, the domains that a teacher learns from, or with both the domains and the classes
+    of each. A student balances its target and source by `source_share`."""
+    by: Literal["sampler", "weights"] = "sampler"
+    """`sampler` draws rows with replacement, rare ones more often; `weights` lets each one's loss count more, with a
+    mean of 1 over all rows."""
+
+
 class Training(Contract):
     """How a model is trained; one block for teachers and students."""
 
@@ -151,10 +162,15 @@ class Training(Contract):
     in these instead, and augments its labelled rows."""
     mixing: Mixing | None = None
     """Mixed rows, such as {mixup: 0.2} or {cutmix: 1.0}; left out: none. Rows of the source
-    that a method reads are not mixed."""
+    are not mixed."""
     scaling: Scaling | None = None
     """A smaller model first, such as {start: {name: mobile-tiny, width: 0.5}}; left out: one model from the beginning.
     A student that starts from weights does not scale."""
+    balance: Balance | None = None
+    """Balance between classes or domains, by the truth that may be seen; left out: each row counts as it comes."""
+    source_share: Share | None = None
+    """Share of a student's loss that is the cross-entropy of rows of its teacher's source domain, as many a step as
+    shared ones, with the truth that may be seen there; all arms on the target are trained so. Left out: none is."""
     keep: Literal["best", "last"] | None = None
     """Weights kept: best on the validation budget, or last. Left out: best for teachers and with `early_stopping`,
     else last."""

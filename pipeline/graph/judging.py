@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.graph.notes import training_notes
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from pipeline.graph.students import classes_for
@@ -171,6 +172,12 @@ def add_report(graph: Graph, project: Project) -> None:
     spec = project.spec
     evaluations = [step.name for step in graph.steps.values() if step.stage == "evaluation"]
     costs = ["costs"] if "costs" in graph.steps else []
+    told = [
+        f"{kind}.{name}"
+        for kind, parts in (("teachers", spec.teachers), ("students", spec.students))
+        for name, part in parts.items()
+        if part.training.balance or part.training.source_share or part.training.early_stopping
+    ]
 
     def inputs(done: Outputs) -> ReportInputs:
         return ReportInputs(
@@ -194,7 +201,11 @@ def add_report(graph: Graph, project: Project) -> None:
                 for grid, points in project.grids.items()
             ),
             costs=done["costs"].cost if costs else None,
-            notes=(*graph.notes, *graph.remarks(done)),
+            notes=(
+                *graph.notes,
+                *graph.remarks(done),
+                *(note for step in told for note in training_notes(spec, step, done[step])),
+            ),
         )
 
-    graph.add("report", [*(f"labels.{name}" for name in spec.labels), *evaluations, *costs], inputs)
+    graph.add("report", [*(f"labels.{name}" for name in spec.labels), *evaluations, *costs, *told], inputs)

@@ -52,6 +52,7 @@ class Project:
         students, teachers = self.spec.students.values(), self.spec.teachers.values()
         seeds = {seed for student in students if self.target(student) == domain for seed in student.seeds}
         seeds |= {teacher.seed for teacher in teachers if domain in teacher.domains}
+        seeds |= {seed for student in students if self.source(student) == domain for seed in student.seeds}
         return sorted(seeds) or [0]
 
     def budget(self, domain: str, seed: int) -> str:
@@ -146,11 +147,15 @@ class Project:
         domains = self.spec.teachers[self.root(teacher)].domains
         return domains[0] if domains and domains[0] != self.target(student) else None
 
-    def mixed(self, name: str) -> str | None:
-        """The source domain whose rows a student's method reads beside the target's; None if it reads none."""
+    def mixed(self, name: str, arm: Arm) -> str | None:
+        """The source domain whose rows an arm of a student reads beside the target's; None if it reads none."""
         from stages.students.methods import get_method
 
-        return self.source(self.spec.students[name]) if get_method(self.normal.method[name]).needs.source else None
+        if arm == "source-only":
+            return None
+        wants = arm == "distilled" and get_method(self.normal.method[name]).needs.source
+        student = self.spec.students[name]
+        return self.source(student) if wants or student.training.source_share else None
 
     def maps_classes(self, student: Student) -> bool:
         """Whether the student's teacher was trained on other classes than it speaks of."""
@@ -194,6 +199,7 @@ class Project:
             "batch_size": training.batch_size,
             "labelled_batch_size": training.labelled_batch_size or training.batch_size,
             "augmentation": training.augmentation,
+            "balanced": training.balance is not None and training.balance.by == "sampler",
             "views": Views() if on_source else self.views(self.spec.students[name].labels),
             "preprocessing": self.normal.student_preprocessing[name],
         }

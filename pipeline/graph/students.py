@@ -82,7 +82,8 @@ def _needs(project: Project, name: str, arms: tuple[Arm, ...]) -> list[str]:
     needs = [*project.data(domain, *seeds), *project.data(project.target(student))]
     if "distilled" in arms and student.labels:
         needs.append(f"labels.{student.labels}")
-        needs += project.data(mixed) if (mixed := project.mixed(name)) else ()
+    for mixed in dict.fromkeys(filter(None, (project.mixed(name, arm) for arm in arms))):
+        needs += project.data(mixed, *(student.seeds if project.has_budget(mixed) else (0,)))
     return needs
 
 
@@ -128,11 +129,11 @@ def _student(
         start = project.weights[student.weights]
     if start is not None:  # it is of the size that is asked for already
         training = training.model_copy(update={"scaling": None})
-    mixed = project.mixed(name) if distilled else None
     source = None
-    if mixed is not None:
-        samples, split = project.data(mixed)
-        source = SourceInputs(samples=done[samples].samples, split=done[split].split)
+    if mixed := project.mixed(name, arm):
+        samples, split, budget = project.data(mixed, seed)
+        seen = done[budget].budget if training.source_share else None
+        source = SourceInputs(samples=done[samples].samples, split=done[split].split, budget=seen)
     return StudentInputs(
         name=name,
         arm=arm,

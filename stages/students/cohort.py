@@ -21,7 +21,7 @@ from schemas.errors import DataError
 from schemas.spec import Storage
 from schemas.students import SourceInputs
 from stages.artifacts import find_artifact
-from stages.classes import class_numbers
+from stages.classes import class_columns, class_numbers
 from stages.places import Place
 from stages.progress import Reporter
 from stages.students.feed import Feed, SourceDomain
@@ -133,7 +133,11 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
         window_bytes=stream.window_bytes,
         seed=stream.seed,
     )
-    sources = {fit.source: _source(fit.student.source, place) for fit in fits if fit.source and fit.student.source}
+    sources = {
+        fit.source: _source(fit.student.source, place, asked.classes)
+        for fit in fits
+        if fit.source and fit.student.source
+    }
 
     def coming(shard: int) -> list[Callable[[], object]]:
         found = samples.coming(shard)
@@ -146,14 +150,25 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here, sources, coming)
 
 
-def _source(source: SourceInputs, place: Callable[[Ref], Place]) -> SourceDomain:
-    """The train rows of a source domain. Raises DataError if there are none."""
-    from stages.domains.reader import TRAIN, Samples, read_split
+def _source(source: SourceInputs, place: Callable[[Ref], Place], classes: Sequence[str]) -> SourceDomain:
+    """The rows of a source domain that are read, their truth counted in `classes`.
 
+    Raises DataError if there are none, StoreError if the source speaks of other classes.
+    """
+    from stages.domains.reader import TRAIN, Samples, read_budget, read_split
+
+    samples = Samples.open(place(source.samples), source.samples)
+    if source.budget is not None:
+        known = samples.manifest.classes or classes
+        class_columns(known, classes, "the source of `source_share`", "the students")
+        budget = read_budget(place(source.budget), source.budget).renumbered(class_numbers(known, classes))
+        if not len(budget.train_positions):
+            raise DataError("the source domain has no true labels to learn from: raise its `label_budget.train`")
+        return SourceDomain(samples, budget.train_positions, budget.train_truth)
     rows = np.flatnonzero(read_split(place(source.split), source.split) == TRAIN)
     if not len(rows):
         raise DataError("the source domain has no train rows to read: give it a larger share in `split`")
-    return SourceDomain(Samples.open(place(source.samples), source.samples), rows)
+    return SourceDomain(samples, rows)
 
 
 def _measure(fit: Fit, feed: Feed) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from schemas.labels import LabelSchema
 from schemas.students import Stream
+from schemas.teachers import DomainSize
 from stages.cache import Ahead
 from stages.labels.decoded import Decoded
 from stages.labels.views import view_inputs, view_of
@@ -28,6 +29,7 @@ from stages.random import Draws, step_draws
 from stages.registry import validate_settings
 from stages.students.teacher import TeacherRows, teacher_rows
 from stages.tasks.base import Packed, Task
+from stages.training.balance import balanced_weights, drawn
 from stages.training.peers import ALONE
 from stages.training.stream import Positions, Rows, RowStream, rng, shard_order
 
@@ -107,17 +109,33 @@ class LabelledBatch:
     """(L, ...) augmented, on the device; of several ranks, each has its share, and all have the rest."""
     truth_L: torch.Tensor
     """Class numbers, int64."""
+    weights_L: torch.Tensor
+    """What each row counts where classes are to count alike, with a mean of 1 over the budget; float32."""
     teachers: Mapping[str, TeacherRows]
     """What the teacher says of each row, by digest of the label set; of those that were asked for."""
 
 
 @dataclass(frozen=True)
+class SourceBatch:
+    """Rows of a source domain."""
+
+    inputs: torch.Tensor
+    """(S, ...) augmented, on the device; of several ranks, each has its share, and all have the rest."""
+    truth_S: torch.Tensor | None
+    """Class numbers, int64; none where no truth may be seen."""
+    weights_S: torch.Tensor | None
+    """As those of labelled rows."""
+
+
+@dataclass(frozen=True)
 class SourceDomain:
-    """The source domain, by its inputs alone."""
+    """The source domain: the rows of it that are read."""
 
     samples: SampleReader
     positions: Positions
-    """Its train rows."""
+    """Its train rows, or those of them whose truth may be seen."""
+    truth: NDArray[np.int32] | None = None
+    """Class numbers of these rows, in the students' order of the classes; none: they are read without."""
 
 
 class Feed:
@@ -145,7 +163,9 @@ class Feed:
         self._task, self._stream, self.samples, self._device = task, stream, samples, device
         self.budgets, self.label_sets, self._sources = budgets, label_sets, sources or {}
         self._coming, self._ahead = coming, (-1, Ahead([], coming))
+        self._classes = len(classes)
         self._columns = {digest: _columns(labels.classes, classes) for digest, labels in label_sets.items()}
+        self._counts: dict[str, NDArray[np.float64]] = {}
         self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
         self._augmentation = validate_settings(task.Augmentation, dict(stream.augmentation), "augmentation")
 
@@ -171,26 +191,66 @@ class Feed:
     ) -> LabelledBatch | None:
         """Rows drawn with replacement from one budget, alike in all arms; None at a budget of 0.
 
+        Each row is as likely as another, or each class where the stream is balanced.
+
         With what some label sets say of them, and the fields beside those that are named.
         """
         rows = self.budgets[budget]
         if not len(rows.train_positions):
             return None
         draw = rng(self._stream.seed, "labelled", budget, step)
-        chosen = draw.integers(len(rows.train_positions), size=self._stream.labelled_batch_size)
+        counts_N = self._balance(budget, rows.train_truth)
+        chosen = self._chosen(draw, counts_N, self._stream.labelled_batch_size)
         positions = rows.train_positions[chosen]
         plain = np.zeros_like(positions)
         return LabelledBatch(
             inputs=self._read_share(positions, step_draws(draw, len(chosen))),
             truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
+            weights_L=torch.from_numpy(counts_N[chosen].astype(np.float32)).to(self._device),
             teachers={name: self._teacher(name, positions, plain, fields) for name, fields in label_sets.items()},
         )
 
-    def source(self, step: int, source: str) -> torch.Tensor:
-        """As many rows of a source's inputs as there are shared ones, drawn with replacement and augmented alike."""
+    def source(self, step: int, source: str) -> SourceBatch:
+        """As many rows of a source as there are shared ones, drawn with replacement and augmented alike.
+
+        Where their truth may be seen they come with it; each class is then as likely where the stream is balanced.
+        """
         rows, draw = self._sources[source], rng(self._stream.seed, "source", source, step)
-        chosen = rows.positions[draw.integers(len(rows.positions), size=self._stream.batch_size)]
-        return self._read_share(chosen, step_draws(draw, len(chosen)), rows.samples)
+        size = self._stream.batch_size
+        if rows.truth is None:
+            chosen = draw.integers(len(rows.positions), size=size)
+            return SourceBatch(
+                self._read_share(rows.positions[chosen], step_draws(draw, size), rows.samples), None, None
+            )
+        counts_N = self._balance(source, rows.truth)
+        chosen = self._chosen(draw, counts_N, size)
+        return SourceBatch(
+            self._read_share(rows.positions[chosen], step_draws(draw, size), rows.samples),
+            torch.from_numpy(rows.truth[chosen].astype(np.int64)).to(self._device),
+            torch.from_numpy(counts_N[chosen].astype(np.float32)).to(self._device),
+        )
+
+    def sizes(self, budget: str | None, source: str | None) -> tuple[DomainSize, DomainSize | None]:
+        """What a student with this budget and this source learns from, on target and source."""
+        truth = self.budgets[budget].train_truth if budget else np.zeros(0, np.int32)
+        target = DomainSize(rows=len(self.rows.positions), labelled=self._by_class(truth))
+        if source is None:
+            return target, None
+        rows = self._sources[source]
+        seen = np.zeros(0, np.int32) if rows.truth is None else rows.truth
+        return target, DomainSize(rows=len(rows.positions), labelled=self._by_class(seen))
+
+    def _by_class(self, truth: NDArray[np.int32]) -> tuple[int, ...]:
+        return tuple(np.bincount(truth, minlength=self._classes).tolist())
+
+    def _balance(self, name: str, truth: NDArray[np.int32]) -> NDArray[np.float64]:
+        """What each of these rows counts where classes count alike; worked out once."""
+        if name not in self._counts:
+            self._counts[name] = balanced_weights(truth, np.zeros(len(truth), np.int64), ("classes",))
+        return self._counts[name]
+
+    def _chosen(self, draw: np.random.Generator, counts_N: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+        return drawn(counts_N, draw, size) if self._stream.balanced else draw.integers(len(counts_N), size=size)
 
     def validation(self, budget: str) -> Iterator[torch.Tensor]:
         """The validation rows of one budget in chunks (V, ...), as they are."""

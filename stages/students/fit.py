@@ -27,15 +27,15 @@ from schemas.errors import ModelError, SpecError, TrainingFailed, UserError
 from schemas.models import ModelCard
 from schemas.spec import Storage
 from schemas.students import CohortInputs, StudentInputs, StudentOutputs
-from schemas.teachers import EpochQuality
+from schemas.teachers import DomainSize, EpochQuality
 from stages.artifacts import Attempt
 from stages.labels.encodings import extras_of
 from stages.places import Place
 from stages.students.calibration import fit_temperature
-from stages.students.feed import Feed, LabelledBatch, SharedBatch
+from stages.students.feed import Feed, LabelledBatch, SharedBatch, SourceBatch
 from stages.students.learners import Learners
 from stages.students.methods import get_method
-from stages.students.methods.base import LabelledRows, Needs, SharedRows, Sizes, SourceRows
+from stages.students.methods.base import LabelledRows, Method, Needs, SharedRows, Sizes, SourceRows
 from stages.students.passes import Passes
 from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
@@ -99,7 +99,9 @@ class Fit:
         self.budget = self.student.budget.digest if self.student.budget else None
         """Digest of its label budget."""
         self.source: str | None = None
-        """Digest of the source domain whose rows its method reads."""
+        """Names the source rows that it reads: digest of the domain, and of the budget whose truth it sees."""
+        self.sizes: tuple[DomainSize | None, DomainSize | None] = (None, None)
+        """What it learns from on target and source."""
         self._epoch_steps = 1
         """Steps of an epoch of the shared stream."""
         self._fields: dict[str, int | None] = {}
@@ -112,11 +114,11 @@ class Fit:
                     name = self.student.method.name
                     raise SpecError(f"the method '{name}' needs `labels`, a label set to learn from")
                 self.labels = self.student.labels.digest
-            if self.needs.source:
-                if self.student.source is None:
-                    name = self.student.method.name
-                    raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
-                self.source = self.student.source.samples.digest
+            if (source := self.student.source) is not None:
+                self.source = source.samples.digest + (f"+{source.budget.digest}" if source.budget else "")
+            elif self.needs.source:
+                name = self.student.method.name
+                raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
 
     def _empty(self) -> None:
         self.done = 0
@@ -171,6 +173,7 @@ class Fit:
         Raises StoreError for labels that the method cannot learn from, DataError where they cannot be calibrated.
         """
         self._epoch_steps = feed.rows.steps_per_epoch
+        self.sizes = feed.sizes(self.budget, self.source)
         labels = feed.label_sets[self.labels] if self.labels else None
         if labels is not None:
             beside = extras_of(labels.schema)
@@ -216,15 +219,17 @@ class Fit:
         self.failure, self.exhausted = None, False
 
     def step(
-        self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None = None
+        self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: SourceBatch | None = None
     ) -> None:
-        """Take one step; `source` are the inputs of source rows. Raises TrainingFailed if the loss is not finite,
-        PeerFailed if another rank's part of it failed.
+        """Take one step.
+
+        Raises TrainingFailed if the loss is not finite or there is nothing to learn from, PeerFailed if another rank's
+        part of it failed.
         """
         with self.peers.step():
             self._step(shared, labelled, source)
 
-    def _step(self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: torch.Tensor | None) -> None:
+    def _step(self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: SourceBatch | None) -> None:
         if self.trainee.begin_step(self.done):
             self._attach()
             self._best, self._after = None, len(self.history)
@@ -234,7 +239,7 @@ class Fit:
         rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
         optim.set_learning_rate(self.trainee.optimizer, rate)
         lots = {part: rows.inputs for part, rows in (("shared", shared), ("labelled", labelled)) if rows is not None}
-        if not lots:
+        if not lots and (source is None or source.truth_S is None):
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
         mix, partners = self._mixed(lots)
         if mix is not None:
@@ -245,8 +250,8 @@ class Fit:
             *([] if labelled is None else [len(labelled.truth_L)]),
         ]
         if source is not None:
-            inputs.append(source)
-            rows.append(rows[0])
+            inputs.append(source.inputs)
+            rows.append(self.order.asked.stream.batch_size)
         whole = self._outputs(inputs, rows)
         outputs = iter(whole)
         progress = self.done / self.student.steps
@@ -258,15 +263,26 @@ class Fit:
         if labelled is not None:
             logits, _ = next(outputs)
             told = self._read(labelled.teachers[self.labels]) if self.needs.labelled and self.labels else None
-            labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress)
-        if source is not None and shared_rows is not None:
-            shared_rows = replace(shared_rows, source=SourceRows(*next(outputs)))
-        loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
+            labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress, self._counts(labelled.weights_L))
+        of_source = None
+        if source is not None:
+            logits, features = next(outputs)
+            if shared_rows is not None and self.needs.source:
+                shared_rows = replace(shared_rows, source=SourceRows(logits, features))
+            if source.truth_S is not None:  # a method never sees it
+                true_rows = LabelledRows(logits, source.truth_S, None, progress, self._counts(source.weights_S))
+                of_source = Method.truth_term(self.method, true_rows, training.label_smoothing)
+        if of_source is not None and not lots:
+            loss = of_source
+        else:
+            loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
         if mix is not None:
             other_shared = shared_rows and shared_rows.of_partners(partners["shared"])
             other_labelled = labelled_rows and labelled_rows.of_partners(partners["labelled"])
             other = self.method.loss(other_shared, other_labelled, training.label_smoothing)
             loss = mix.lam * loss + (1.0 - mix.lam) * other
+        if of_source is not None and lots and training.source_share is not None:
+            loss = training.source_share * of_source + (1.0 - training.source_share) * loss
         if self.trainee.elder is not None:
             loss = self.trainee.lesson(torch.cat(inputs), torch.cat([logits for logits, _ in whole])).mean()
         value = float(loss.detach())
@@ -360,6 +376,8 @@ class Fit:
             model=ModelRef(uri=order.folder.uri, fingerprint=order.fingerprint, digest=content),
             history=tuple(self.history),
             calibration=self.calibration,
+            target=self.sizes[0],
+            source=self.sizes[1],
             ended_early=self.ended_early,
         )
         attempt.commit(outputs, content)
@@ -408,7 +426,7 @@ class Fit:
     def _mixed(self, lots: Mapping[str, torch.Tensor]) -> tuple[Mix | None, dict[str, torch.Tensor]]:
         """How the rows of this step are mixed, and with which, lot by lot; alike for all students of the stream."""
         mixing, seed = self.student.training.mixing, self.order.asked.stream.seed
-        if mixing is None:
+        if mixing is None or not lots:
             return None, {}
         side_2 = next(iter(lots.values())).shape[-2:]
         partners = {
@@ -432,6 +450,11 @@ class Fit:
             return [(lot, None) for lot in logits]
         features = [self.peers.whole(lot, count) for (_, lot), count in zip(mine, rows, strict=True) if lot is not None]
         return list(zip(logits, features, strict=True))
+
+    def _counts(self, weights: torch.Tensor | None) -> torch.Tensor | None:
+        """What rows with their truth count, where that is how classes are balanced."""
+        balance = self.student.training.balance
+        return weights if balance is not None and balance.by == "weights" else None
 
     def _read(self, teacher: TeacherRows) -> TeacherRows:
         """What the teacher says, calibrated where that is asked for."""

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from stages.students.feed import Feed, LabelledBatch, SharedBatch
+from stages.students.feed import Feed, LabelledBatch, SharedBatch, SourceBatch
 from stages.students.fit import Fit
 from stages.students.memory import UNLIMITED, Memory
 from stages.training.peers import PeerFailed
@@ -70,8 +69,8 @@ class _Batch:
     shared: SharedBatch | None
     labelled: Mapping[str, LabelledBatch | None]
     """By budget."""
-    sources: Mapping[str, Tensor]
-    """Inputs of source rows, by their domain."""
+    sources: Mapping[str, SourceBatch]
+    """By the name of the rows."""
 
 
 class _Lockstep:

@@ -5,7 +5,7 @@ Shapes: B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from schemas.errors import DataError, ModelError
 from schemas.spec import Storage
-from schemas.teachers import LabelledDomain
+from schemas.teachers import DomainSize, LabelledDomain
 from stages.classes import class_numbers
 from stages.domains.reader import Samples, read_budget
 from stages.places import Place
 from stages.random import Draws
 from stages.tasks.base import Packed, Task
+from stages.training.balance import balanced_weights
 
 
 class LabelledRows:
@@ -46,6 +47,9 @@ class LabelledRows:
         starts = self._starts[:-1]
         self.train = _joined([b.train_positions + start for b, start in zip(budgets, starts, strict=True)])
         self.validation = _joined([b.validation_positions + start for b, start in zip(budgets, starts, strict=True)])
+        seen = [np.bincount(budget.train_truth, minlength=len(classes)).tolist() for budget in budgets]
+        self.sizes = tuple(DomainSize(rows=sum(counts), labelled=counts) for counts in seen)
+        """What is learned from each domain."""
         self._train_truth = np.concatenate([budget.train_truth for budget in budgets])
         self.validation_truth = np.concatenate([budget.validation_truth for budget in budgets])
         if not len(self.train):
@@ -55,6 +59,11 @@ class LabelledRows:
         """First row of each shard of all domains, and the number of rows."""
         sizes = sum(shard.samples.size for samples in opened for shard in samples.shards)
         self.bytes_per_row = sizes / max(1, int(self._starts[-1]))
+
+    def balanced(self, between: Collection[str]) -> NDArray[np.float64]:
+        """What each train row counts, in the order of `train`, with a mean of 1."""
+        domain_N = np.searchsorted(self._starts, self.train, side="right") - 1
+        return balanced_weights(self._train_truth, domain_N, between)
 
     def truth(self, positions: NDArray[np.int64]) -> torch.Tensor:
         """Class numbers (B,) of train rows."""

@@ -79,6 +79,7 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
             kept_epoch=finished.kept_epoch,
             seen=None if seen is None else seen.info(SEEN_FILE),
             ended_early=finished.ended_early,
+            sizes=finished.sizes,
         )
         winner = attempt.commit(outputs, content)
         folder.remove(CHECKPOINTS)

@@ -29,11 +29,12 @@ from stages.tasks import get_task
 from stages.teachers.rows import LabelledRows
 from stages.teachers.work import WINDOW_BYTES, Finished, Work, finished_of, leave
 from stages.training import checkpoints, models, optim
+from stages.training.balance import drawn
 from stages.training.launch import device, rank, world_size
 from stages.training.mixing import draw_mix, draw_partners
 from stages.training.schedules import learning_rate, total_steps
 from stages.training.stopping import figure_of, reason_to_stop
-from stages.training.stream import RowStream, rng
+from stages.training.stream import Rows, RowStream, rng
 from stages.training.trainee import Trainee, copied
 from stages.training.weights import load_given
 
@@ -72,6 +73,9 @@ class TeacherTraining:
             WINDOW_BYTES,
             self.way.seed,
         )
+        balance = self.settings.balance
+        self.counts_N = None if balance is None else self.rows.balanced(balance.between)
+        """What each train row counts, where it is not the same for all."""
         self.steps = total_steps(self.settings, len(self.rows.train))
         self.epochs = math.ceil(self.steps / self.stream.steps_per_epoch)
         self.device: torch.device = device()
@@ -105,7 +109,7 @@ class TeacherTraining:
             leave(
                 self.work,
                 self.epoch + 1,
-                Finished(self.card, self.kept, tuple(self.history), self.kept_epoch, self.ended_early),
+                Finished(self.card, self.kept, tuple(self.history), self.kept_epoch, self.ended_early, self.rows.sizes),
             )
 
     def _build(self, model: Part) -> torch.nn.Module:
@@ -151,7 +155,7 @@ class TeacherTraining:
         if self.trainee.begin_step(step):
             self.parallel = self._parallel().train()
             self.kept_figure, self.after = -math.inf, self.epoch
-        batch = self.stream.at(step)
+        batch = self._batch(step)
         positions, weights = self._share(batch.positions), self._share(batch.weights)
         random = rng(self.way.seed, "teacher", batch.epoch, step, self.rank)
         torch.manual_seed(int(random.integers(2**63)))  # dropout; a resumed training draws the same
@@ -163,11 +167,22 @@ class TeacherTraining:
         targets: list[Target] = [(self.rows.truth(positions), torch.from_numpy(weights))]
         if self.settings.mixing is not None:
             inputs, targets = self._mixed(inputs, targets[0], random)
-        value = self._gradient(inputs, targets, float(batch.weights.sum()))
+        value = self._gradient(inputs, targets, float((batch.weights > 0).sum()))
         if not math.isfinite(value):
             raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
         self.trainee.update(step)
         return value
+
+    def _batch(self, step: int) -> Rows:
+        """The rows of a step: of the stream, with what each counts for its weight, or drawn anew by that."""
+        rows, balance, train = self.stream.at(step), self.settings.balance, self.rows.train
+        if balance is None or self.counts_N is None:
+            return rows
+        if balance.by == "sampler":
+            chosen = drawn(self.counts_N, rng(self.way.seed, "balance", step), len(rows.positions))
+            return Rows(rows.epoch, train[chosen], np.ones_like(rows.weights))
+        counts = self.counts_N[np.searchsorted(train, rows.positions)].astype(np.float32)
+        return Rows(rows.epoch, rows.positions, rows.weights * counts)
 
     def _gradient(
         self,
@@ -175,7 +190,7 @@ class TeacherTraining:
         targets: Sequence[Target],
         total: float,
     ) -> float:
-        """Add the gradient of this rank's part of the mean loss over rows of `total` weight, and give its value.
+        """Add the gradient of this rank's part of the mean loss over `total` rows, and give its value.
 
         The rows are cut into `accumulate` parts; ranks exchange gradients with the last one. A share whose rows are all
         padding weighs nothing, and still takes part in the exchange.

@@ -14,7 +14,7 @@ from schemas.base import Part
 from schemas.errors import InternalError, SpecError
 from schemas.models import ModelCard
 from schemas.spec import Storage
-from schemas.teachers import EpochQuality, TeacherInputs
+from schemas.teachers import DomainSize, EpochQuality, TeacherInputs
 from stages.context import Context
 from stages.places import Place
 from stages.progress import Reporter
@@ -85,6 +85,7 @@ class Finished:
     history: tuple[EpochQuality, ...] = ()
     kept_epoch: int | None = None
     ended_early: str | None = None
+    sizes: tuple[DomainSize, ...] = ()
 
 
 def leave(work: Work, number: int, finished: Finished) -> None:
@@ -96,6 +97,7 @@ def leave(work: Work, number: int, finished: Finished) -> None:
         "history": [line.dump() for line in finished.history],
         "kept_epoch": finished.kept_epoch,
         "ended_early": finished.ended_early,
+        "sizes": [size.dump() for size in finished.sizes],
     }
     checkpoints.save(work.checkpoints, number, finished.state, {"finished": meta})
 
@@ -107,7 +109,8 @@ def finished_of(saved: tuple[int, dict[str, torch.Tensor], dict[str, Any]] | Non
     meta = saved[2]["finished"]
     history = tuple(EpochQuality.model_validate(line) for line in meta["history"])
     card = ModelCard.parse(meta["card"], "finished teacher")
-    return Finished(card, saved[1], history, meta["kept_epoch"], meta["ended_early"])
+    sizes = tuple(DomainSize.model_validate(size) for size in meta["sizes"])
+    return Finished(card, saved[1], history, meta["kept_epoch"], meta["ended_early"], sizes)
 
 
 def delegate(context: Context, function: Callable[[Work], None], work: Work) -> None:

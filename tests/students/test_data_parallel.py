@@ -24,6 +24,7 @@ from stages.students.stage import STUDENTS
 from stages.training.models import read_state
 from stages.training.peers import Peers, batch_norm
 from tests.students.ranks import BROKEN, KILLED, LAUNCH, context, train
+from tests.students.test_balance import SEEN
 from tests.students.test_cohort import EVERYTHING, SOURCE
 from tests.students.world import World, cohort_of, student
 
@@ -36,6 +37,9 @@ EVERYONE = (
     student("none", "none", arm="no-teacher", model="steady", training=SGD),
     student("best", model="steady", training={**SGD, "keep": "best", "gradient_clip": 1.0}),
     student("all", EVERYTHING, source=SOURCE, model="steady", training={**SGD, "learning_rate": 0.005}),
+    student(
+        "sourced", source=SEEN, model="steady", training={**SGD, "source_share": 0.3, "balance": {"by": "weights"}}
+    ),
 )
 """Losses by row, over pairs of rows, over rows of several kinds; batch norm in all of them."""
 

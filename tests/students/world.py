@@ -226,6 +226,7 @@ class World:
         self.budgets = {f"{draw:032x}": self._budget(draw, 5, 6) for draw in range(2)}
         self.budgets[f"{2:032x}"] = self._budget(2, 0, 0)
         self.source = Samples(draw.integers(0, 250, size=(20, 6, 6, 1)).astype(np.uint8))
+        self.source_truth = np.array([0] * 14 + [1] * 4 + [2] * 2, np.int32)
         self.feeds: list[Feed] = []
 
     def _budget(self, number: int, train: int, validation: int) -> Budget:
@@ -247,7 +248,11 @@ class World:
         )
         task = get_task(asked.task)
         label_sets = {fit.labels: self.label_sets[fit.labels] for fit in fits if fit.labels}
-        sources = {fit.source: SourceDomain(self.source, np.arange(20)) for fit in fits if fit.source}
+        seen = {fit.source: fit.student.source.budget for fit in fits if fit.source and fit.student.source}
+        sources = {
+            name: SourceDomain(self.source, np.arange(20), None if budget is None else self.source_truth)
+            for name, budget in seen.items()
+        }
         feed = Feed(task, asked.classes, asked.stream, self.samples, rows, self.budgets, label_sets, device, sources)
         self.feeds.append(feed)
         return feed

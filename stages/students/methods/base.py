@@ -145,6 +145,8 @@ class LabelledRows:
     """What the teacher says of them; for methods that need it."""
     progress: float = 0.0
     """Share of the student's steps that are done."""
+    weights_L: Tensor | None = None
+    """What each row counts, with a mean of 1 over the budget, where classes are balanced so."""
 
     def of_partners(self, partner_L: Tensor) -> LabelledRows:
         """The same rows where inputs are mixed, each with the output of the mix that it is the partner in."""
@@ -208,10 +210,18 @@ class Method(ABC):
         """What the teacher asks of the shared rows: a scalar, the weighted mean over rows."""
 
     def truth_term(self, rows: LabelledRows, label_smoothing: float) -> Tensor:
-        """Mean cross-entropy of the labelled rows with smoothed truth (Szegedy et al. 2016): a scalar."""
+        """Mean cross-entropy of the labelled rows with smoothed truth (Szegedy et al. 2016): a scalar.
+
+        Where rows count differently, sum of weight * loss over the number of rows, so that a batch of rare classes
+        counts more than one of frequent ones.
+        """
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(wide(rows.student_LC), rows.truth_L, label_smoothing=label_smoothing)
+        student_LC, truth_L = wide(rows.student_LC), rows.truth_L
+        if rows.weights_L is None:
+            return cross_entropy(student_LC, truth_L, label_smoothing=label_smoothing)
+        loss_L = cross_entropy(student_LC, truth_L, label_smoothing=label_smoothing, reduction="none")
+        return (loss_L * rows.weights_L).mean()
 
     def loss(self, shared: SharedRows | None, labelled: LabelledRows | None, label_smoothing: float) -> Tensor:
         """The whole loss of one step: a scalar. At least one side must be there."""

@@ -84,7 +84,8 @@ class HardExamples(Method):
         loss_L = cross_entropy(wide(rows.student_LC), rows.truth_L, label_smoothing=label_smoothing, reduction="none")
         said_LC = rows.teacher.dense(1.0).to(loss_L.dtype)
         wrong_L = cross_entropy(said_LC, rows.truth_L, reduction="none") / math.log(max(2, said_LC.shape[1]))
-        return _mean(loss_L, self._weights(wrong_L, loss_L.new_ones(len(loss_L)), rows.progress))
+        counts_L = loss_L.new_ones(len(loss_L)) if rows.weights_L is None else rows.weights_L.to(loss_L.dtype)
+        return _mean(loss_L, self._weights(wrong_L, counts_L, rows.progress))
 
     def _difficulty(self, rows: SharedRows) -> Tensor:
         """How hard each row (B,) is for the teacher, from 0 to 1."""
