@@ -77,8 +77,8 @@ def test_reviews_to_tweets_cut_short(tmp_path: Path) -> None:
     outputs = ran(
         "reviews-to-tweets.yaml",
         tmp_path / "workspace",
-        "teachers.mini={domains: [reviews], model: text-cnn, training: {steps: 40}}",
-        "students.bag.training.steps=40",
+        "teachers.mini={domains: [reviews], model: embedding-bag, training: {steps: 20}}",
+        "students.bag.training.steps=20",
         "evaluation.cost=false",
     )
     assert outputs["domains.reviews"]["rows"] == 10605
