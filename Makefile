@@ -10,10 +10,12 @@ JOBS ?= 2
 CONSTRAINTS := deploy/constraints.txt
 # What the resolver holds: the releases that the team's machines have ready (see deploy/README.md).
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
+EXAMPLES := mnist-to-digits reviews-to-tweets
+EXAMPLES_FULL := mnist-to-digits reviews-to-tweets-full
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-faults lint format bench bench-store bench-students effects constraints clean
+.PHONY: help setup demo examples examples-full test test-faults lint format bench bench-store bench-students effects constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +33,12 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 demo: setup ## run the main job: MNIST teacher to UCI digits students, with its table
 	@$(BIN)/crossdistill run examples/mnist-to-digits.yaml
+
+examples: setup ## run the small form of each example (minutes each; data comes by pip)
+	@for name in $(EXAMPLES); do $(BIN)/crossdistill run examples/$$name.yaml || exit; done
+
+examples-full: setup ## run the full form of each example: more seeds, students and targets
+	@for name in $(EXAMPLES_FULL); do $(BIN)/crossdistill run examples/$$name.yaml || exit; done
 
 test: lint ## lint, then all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup

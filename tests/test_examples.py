@@ -70,3 +70,22 @@ def test_bring_your_teacher_cut_short(tmp_path: Path) -> None:
     assert arms == ["teacher", "distilled", "no-teacher"]
     made = plan(EXAMPLES / "bring-your-teacher.yaml", str(tmp_path / "workspace"), ("resources.mode=local", *overrides))
     assert made.to_do == []
+
+
+def test_reviews_to_tweets_cut_short(tmp_path: Path) -> None:
+    """With a bag of words for a teacher: MiniLM would read each tweet for a minute."""
+    outputs = ran(
+        "reviews-to-tweets.yaml",
+        tmp_path / "workspace",
+        "teachers.mini={domains: [reviews], model: embedding-bag, training: {steps: 20}}",
+        "students.bag.training.steps=20",
+        "evaluation.cost=false",
+    )
+    assert outputs["domains.reviews"]["rows"] == 10605
+    assert outputs["labels.mini-on-tweets"]["rows"] == 4200
+    table = outputs["evaluation.bag"]["table"]
+    assert {arm["arm"] for arm in table["arms"]} == {
+        "teacher", "distilled", "no-teacher", "source-only", "source-finetuned"
+    }  # fmt: skip
+    assert table["comparison"]["metric"] == "balanced_accuracy"
+    assert 1000 < table["test_rows"] < 1100

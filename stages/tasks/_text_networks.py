@@ -144,12 +144,28 @@ class LightConfig(Contract):
 class Encoder(nn.Module):
     """A transformer encoder, the mean of what it gives for the words of a text, and a head on that."""
 
-    def __init__(self, encoder: nn.Module, width: int, outputs: int, dropout: float, hidden: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        width: int,
+        outputs: int,
+        dropout: float,
+        hidden: int = 0,
+        held: tuple[nn.Module, ...] = (),
+    ) -> None:
+        """`held`: parts of the encoder that are as in use while the rest trains (they leave no features out)."""
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self._held = encoder, held
         self.dropout = nn.Dropout(dropout)
         between = [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)] if hidden else []
         self.head = nn.Sequential(*between, nn.Linear(hidden or width, outputs))
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As of any module, but for what is held."""
+        super().train(mode)
+        for part in self._held:
+            part.eval()
+        return self
 
     def forward(self, batch_BL: Tensor) -> Tensor:
         ids_BL, mask_BL = read(batch_BL)
@@ -250,14 +266,13 @@ def _bert(shape: Mapping[str, Any]) -> nn.Module:
 
 
 def _headed(model: Part, encoder: nn.Module, config: EncoderConfig, width: int, outputs: int) -> nn.Module:
-    _freeze(model, encoder, config.frozen)
-    return Encoder(encoder, width, outputs, config.dropout, config.hidden)
+    return Encoder(encoder, width, outputs, config.dropout, config.hidden, _frozen(model, encoder, config.frozen))
 
 
-def _freeze(model: Part, encoder: nn.Module, layers: int) -> None:
-    """Hold the weights of the first layers and of what comes before them."""
+def _frozen(model: Part, encoder: nn.Module, layers: int) -> tuple[nn.Module, ...]:
+    """Hold the weights of the first layers and of what comes before them; the modules that are held whole."""
     if not layers:
-        return
+        return ()
     depth: int = encoder.config.num_hidden_layers  # type: ignore[union-attr, assignment]
     if layers > depth:
         raise ModelError(f"model '{model.name}' has {depth} layers: `frozen` goes from 0 to {depth}")
@@ -267,6 +282,11 @@ def _freeze(model: Part, encoder: nn.Module, layers: int) -> None:
     learning = {id(weight) for part in list(stack)[layers:] for weight in part.parameters()}
     for weight in encoder.parameters():
         weight.requires_grad_(id(weight) in learning)
+    return tuple(
+        part
+        for part in encoder.modules()
+        if (weights := list(part.parameters())) and not any(weight.requires_grad for weight in weights)
+    )
 
 
 def _check_size(model: Part, size: int, known: int) -> None:

@@ -19,7 +19,7 @@ from schemas.errors import DataError, ModelError, SpecError
 from stages.random import view_draws
 from stages.tasks import TASKS, get_task
 from stages.tasks import _minilm as minilm
-from stages.tasks._text_networks import BagConfig, EmbeddingBag, TextCnn, _freeze, masked_mean, read
+from stages.tasks._text_networks import BagConfig, EmbeddingBag, _frozen, masked_mean, read
 from stages.tasks._texts import WORDS, changed, decoded
 from stages.tasks._tokenizers import Tokenizer, open_tokenizer
 from stages.tasks.text_classification import (
@@ -211,10 +211,8 @@ def test_a_bag_is_the_mean_of_words_and_pairs() -> None:
 
 def test_filters_see_a_text_and_what_is_around_it_is_nothing() -> None:
     """Against a loop over every window of the words, padded by zeros."""
-    network: Any = TASK.build(
-        Part.model_validate({"name": "text-cnn", "width": 4, "kernels": [2, 3]}), 2, TextPreprocessing()
-    ).eval()
-    assert isinstance(network, TextCnn)
+    part = Part.model_validate({"name": "text-cnn", "width": 4, "kernels": [2, 3]})
+    network: Any = TASK.build(part, 2, TextPreprocessing()).eval()
     words = torch.tensor([7, 8, 9])
     features = []
     filters: Any = network.filters
@@ -259,6 +257,9 @@ def test_a_model_of_the_hub_from_its_cache(tmp_path: Path, monkeypatch: pytest.M
     learning = {key for key, weight in network.encoder.named_parameters() if weight.requires_grad}
     assert learning
     assert all("layer.1." in key or key.startswith("pooler") for key in learning)
+    layers = network.train().encoder.encoder.layer
+    modes = [{part.training for part in held.modules()} for held in (network.encoder.embeddings, *layers)]
+    assert modes == [{False}, {False}, {True}], "frozen layers leave no features out"
     assert network(TASK.fake_batch(2, small)).shape == (2, 3)
     fresh: Any = TASK.build(Part.model_validate({"name": name, "pretrained": False}), 3, small)
     assert not torch.equal(fresh.encoder.embeddings.word_embeddings.weight, given.embeddings.word_embeddings.weight)
@@ -270,7 +271,7 @@ def test_layers_kept_in_another_way_are_not_frozen() -> None:
     odd: Any = torch.nn.Linear(2, 2)
     odd.config = type("Shape", (), {"num_hidden_layers": 3})
     with pytest.raises(ModelError, match="leave `frozen` out"):
-        _freeze(Part(name="transformers/odd"), odd, 1)
+        _frozen(Part(name="transformers/odd"), odd, 1)
 
 
 def test_minilm_tells_near_sentences_from_far_ones() -> None:
