@@ -43,19 +43,6 @@ STUDENTS_OF_BOTH = (
 """With and without the source's truth, and one that has nothing else."""
 
 
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World().use(monkeypatch)
-
-
-@pytest.fixture
-def contexts(tmp_path: Path) -> Any:
-    def new(name: str) -> Context:
-        return Context(workspace=Place(str(tmp_path / name)), resources=Resources(mode="local"))
-
-    return new
-
-
 def ready(world: World, inputs: CohortInputs) -> tuple[fit.Fit, Feed]:
     """The first student of a cohort before its first step, and what it steps on."""
     asked = inputs.model_copy(update={"students": inputs.students[:1]})

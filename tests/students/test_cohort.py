@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from schemas.artifacts import ModelRef, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.errors import ContractError, DataError
-from schemas.spec import Resources, Storage
+from schemas.spec import Storage
 from schemas.students import CohortInputs, CohortOutputs, SourceInputs, StudentInputs
 from stages.cache import KEYS_AHEAD
 from stages.context import Context
@@ -25,22 +24,6 @@ from stages.tasks import get_task
 from stages.training.models import read_card, read_state
 from stages.training.stream import RowStream, shard_order
 from tests.students.world import CLASSES, Killed, Labels, World, cohort_of, ref, student
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World().use(monkeypatch)
-
-
-@pytest.fixture
-def contexts(tmp_path: Path) -> Any:
-    """New workspaces by name."""
-
-    def new(name: str) -> Context:
-        return Context(workspace=Place(str(tmp_path / name)), resources=Resources(mode="local"))
-
-    return new
-
 
 EARLY = {"keep": "best", "optimizer": "sgd", "gradient_clip": 1.0, "learning_rate": 0.3, "schedule": "constant"}
 """Best after its first epoch, so that the best weights have to outlive a kill."""

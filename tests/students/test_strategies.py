@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 
 from schemas.artifacts import ModelRef
 from schemas.base import Part
-from schemas.spec import Resources
 from schemas.students import CohortOutputs, StudentInputs, StudentOutputs
 from stages.context import Context
 from stages.places import Place
@@ -26,21 +24,6 @@ PARTS_TOLERANCE = 2e-5
 BFLOAT16_TOLERANCE = 0.05
 """The same in bfloat16, of 8 bits, against float32."""
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "gradient_clip": 1.0}
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World().use(monkeypatch)
-
-
-@pytest.fixture
-def contexts(tmp_path: Path) -> Any:
-    """New workspaces by name."""
-
-    def new(name: str) -> Context:
-        return Context(workspace=Place(str(tmp_path / name)), resources=Resources(mode="local"))
-
-    return new
 
 
 def run(context: Context, *students: StudentInputs) -> tuple[StudentOutputs, ...]:
