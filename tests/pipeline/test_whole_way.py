@@ -81,7 +81,8 @@ STUDENTS = {"students.small", "students.sharp", *ALL_EVALUATIONS}
         ("evaluation.bootstrap=300", {"evaluation.big.source", "evaluation.big.target", *ALL_EVALUATIONS}),
         (
             "domains.target.label_budget={train: 8, validation: 6}",
-            {"budgets.target.seed0", "budgets.target.seed1", "screening.fit.target", "evaluation.big.target", *STUDENTS},
+            {"budgets.target.seed0", "budgets.target.seed1", "screening.fit.target",
+             "evaluation.big.target", *STUDENTS},
         ),
         ("labels.said.precision=bfloat16", {"labels.said", *STUDENTS}),
         ("teachers.big.seed=1", {"teachers.big", "teachers.fit", "screening.fit.target", "labels.said",
