@@ -129,6 +129,8 @@ class _Run:
         self.finished: queue.Queue[tuple[str, dict[str, Any], list[str], BaseException | None, float]] = queue.Queue()
         self.running: dict[str, list[str]] = {}
         self.checked = False
+        self.remarked = set(plan.graph.remarks(plan.outputs))
+        """What the plan said already."""
         self.cores = 1
 
     def go(self) -> RunResult:
@@ -241,7 +243,15 @@ class _Run:
             student for out in outputs.values() for student in getattr(out, "students", ()) if student.failure
         ]:
             context.tell("warning", f"{failed.name} ({failed.arm}, seed {failed.seed}) failed: {failed.failure}")
+        self._remark(context)
         context.tell("done" if made else "skipped", seconds=seconds)
+
+    def _remark(self, context: Context) -> None:
+        """Tell what has shown itself now of how the spec is understood, and of what it is worth."""
+        for remark in self.plan.graph.remarks(self.result.outputs):
+            if remark not in self.remarked:
+                self.remarked.add(remark)
+                context.tell("warning", remark)
 
     def _drain(self) -> None:
         """Pass on what workers told."""

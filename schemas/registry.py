@@ -18,6 +18,7 @@ MODULES = (
     "lock",
     "models",
     "runs",
+    "screening",
     "spec",
     "students",
     "teachers",

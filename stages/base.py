@@ -102,6 +102,7 @@ STAGES: dict[str, str] = {
     "splits": "stages.domains.stage:SPLITS",
     "budgets": "stages.domains.stage:BUDGETS",
     "teachers": "stages.teachers.stage:TEACHERS",
+    "screening": "stages.evaluation.screening:SCREENING",
     "labels": "stages.labels.stage:LABELS",
     "halving": "stages.students.halving:HALVING",
     "students": "stages.students.stage:STUDENTS",

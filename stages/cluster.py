@@ -10,15 +10,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from schemas.errors import CrossdistillError, PlaceError
+from schemas.errors import CrossdistillError, InternalError, PlaceError
 from schemas.spec import Resources
 from stages.progress import Bulletin
 
+Answer = TypeVar("Answer")
 OBJECT_STORE_BYTES = 256 * 2**20
 """Labels and samples never pass through the object store; Ray would take 30% of the memory."""
 
@@ -154,6 +155,24 @@ def gpus_per_worker(resources: Resources) -> float:
     if resources.gpus_per_worker is not None:
         return resources.gpus_per_worker
     return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+
+
+def on_ray(step: str, resources: Resources, question: Callable[..., Answer], *about: Any) -> Answer:
+    """`question(*about)` as one task of the running cluster.
+
+    Raises what it raised if that is a CrossdistillError, else InternalError with the cause.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(question)
+    try:
+        answer: Answer = ray.get(task.remote(*about))
+    except ray.exceptions.RayError as error:
+        if (ours := own_error(error)) is not None:
+            raise ours from None
+        last = causes(error)[-1]
+        raise InternalError(f"{step}: {type(last).__name__}: {last}") from error
+    return answer
 
 
 def causes(error: BaseException) -> list[BaseException]:

@@ -245,7 +245,7 @@ def test_interrupted_says_what_is_kept_and_the_next_run_goes_on(tmp_path: Path) 
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - started < 10
     assert process.returncode == 130
-    assert "Interrupted. 7 of 19 steps are finished and kept; teachers.big goes on from its last checkpoint" in said
+    assert "Interrupted. 7 of 20 steps are finished and kept; teachers.big goes on from its last checkpoint" in said
     assert f"crossdistill run {spec}" in said
     assert "Traceback" not in said
     planned = command("plan", str(spec), *long, "--json")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pipeline.graph.data import add_domain
 from pipeline.graph.judging import add_costs, add_report, add_student_evaluation, add_teacher_evaluations
 from pipeline.graph.project import Project
+from pipeline.graph.screening import screening_notes
 from pipeline.graph.steps import Graph, Outputs, Step
 from pipeline.graph.students import add_halving, add_student
 from pipeline.graph.teachers import add_labels, add_teacher, order_notes
@@ -52,7 +53,7 @@ def build_graph(
         add_teacher_evaluations(graph, project, name)
     for name in spec.students:
         add_student_evaluation(graph, project, name)
-    graph.remarks = lambda done: order_notes(project, done)
+    graph.remarks = lambda done: [*order_notes(project, done), *screening_notes(project, done)]
     add_costs(graph, project)
     add_report(graph, project)
     graph.notes += _notes(project)

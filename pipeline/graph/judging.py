@@ -208,4 +208,5 @@ def add_report(graph: Graph, project: Project) -> None:
             ),
         )
 
-    graph.add("report", [*(f"labels.{name}" for name in spec.labels), *evaluations, *costs, *told], inputs)
+    screened = [step.name for step in graph.steps.values() if step.stage == "screening"]
+    graph.add("report", [*screened, *(f"labels.{name}" for name in spec.labels), *evaluations, *costs, *told], inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.graph.project import Project
+from pipeline.graph.screening import add_screening
 from pipeline.graph.steps import Graph, Outputs
 from schemas.artifacts import HeldOut, SplitRef
 from schemas.errors import SpecError
@@ -105,6 +106,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
         )
         return
     teacher = f"teachers.{labels.teacher}"
+    screening = add_screening(graph, project, labels.teacher, domain)
     names = Names(teacher=labels.teacher, trained_on=project.trained_on(labels.teacher), domain=domain)
     graph.add(
         f"labels.{name}",
@@ -124,7 +126,7 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
             names=names,
             store=project.spec.store,
         ),
-        after=(split,),
+        after=(split, *([screening] if screening else [])),
     )
 
 

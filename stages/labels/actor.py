@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,12 @@ from schemas.artifacts import ModelRef, SamplesRef
 from schemas.errors import CrossdistillError, InternalError
 from schemas.labels import UnitPlan, UnitResult
 from schemas.spec import Resources
-from stages.cluster import causes, gpus_per_worker, own_error
+from stages.cluster import causes, gpus_per_worker
 from stages.labels.builder import How
 from stages.labels.labeller import UNITS_AT_ONCE, Labeller
 from stages.labels.store import Store, fidelity_threshold
 from stages.places import Place
 from stages.progress import Reporter
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -109,20 +107,6 @@ def features_here(job: LabelJob) -> int:
     from stages.training.models import load_model
 
     return load_model(job.teacher_place, job.teacher).penultimate().width
-
-
-def on_ray(resources: Resources, question: Callable[..., Answer], *about: Any) -> Answer:
-    """`question(*about)` as a task of the running cluster. Raises like `label_units_on_ray`."""
-    import ray
-
-    task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(question)
-    try:
-        answer: Answer = ray.get(task.remote(*about))
-    except ray.exceptions.RayError as error:
-        if (ours := own_error(error)) is not None:
-            raise ours from None
-        raise InternalError(f"labelling: {question.__name__} failed: {causes(error)[-1]!r}") from error
-    return answer
 
 
 class LabelActor:

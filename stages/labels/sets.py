@@ -192,8 +192,9 @@ def make_set(
     seen: Seen | None = None,
 ) -> SetManifest:
     """The set that `inputs` ask for, labelled where the context says; `seen` is what its teacher learned from."""
+    from stages.cluster import on_ray
     from stages.domains.reader import Samples
-    from stages.labels.actor import LabelJob, basis_here, features_here, label_units_here, label_units_on_ray, on_ray
+    from stages.labels.actor import LabelJob, basis_here, features_here, label_units_here, label_units_on_ray
     from stages.training.models import read_card
 
     teacher = asked_teacher(inputs)
@@ -209,7 +210,9 @@ def make_set(
     def ask(question: Callable[..., Answer], *about: Any) -> Answer:
         """What the teacher answers beforehand, here or on the cluster."""
         first = job(How(label_schema(classes, Dense()), inputs.precision, inputs.batch_size))
-        return question(first, *about) if context.local else on_ray(context.resources, question, first, *about)
+        if context.local:
+            return question(first, *about)
+        return on_ray(context.step, context.resources, question, first, *about)
 
     basis = None
     if isinstance(inputs.encoding, LowRank) and samples.shards:

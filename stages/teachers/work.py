@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from schemas.base import Part
-from schemas.errors import InternalError, SpecError
+from schemas.errors import SpecError
 from schemas.models import ModelCard
 from schemas.spec import Storage
 from schemas.teachers import DomainSize, EpochQuality, TeacherInputs
@@ -121,16 +121,6 @@ def delegate(context: Context, function: Callable[[Work], None], work: Work) -> 
     if context.local:
         function(work)
         return
-    import ray
+    from stages.cluster import on_ray
 
-    from stages.cluster import causes, gpus_per_worker, own_error
-
-    resources = context.resources
-    remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus_per_worker(resources))(function)
-    try:
-        ray.get(remote.remote(work))
-    except ray.exceptions.RayError as error:
-        if (ours := own_error(error)) is not None:
-            raise ours from None
-        last = causes(error)[-1]
-        raise InternalError(f"{context.step}: {type(last).__name__}: {last}") from error
+    on_ray(context.step, context.resources, function, work)
