@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +31,7 @@ NOTHING = -1
 HUB = "hub/"
 """What the name of a tokenizer on the Hugging Face hub begins with."""
 WORDS, BUCKETS = "words", 16384
+CHARACTERS, UNKNOWN = "characters", "\ufffd"
 _WORD = re.compile(r"\w+|[^\w\s]")
 _MASK = "[MASK]"
 
@@ -38,8 +40,9 @@ class Tokenizer(Contract):
     """How text becomes numbers."""
 
     name: str
-    """`words` (hashed words, without a vocabulary), `minilm` (BERT's 30,522 word pieces), a `tokenizer.json` of the
-    tokenizers library beside the spec, or `hub/NAME` for one of the Hugging Face hub."""
+    """`words` (hashed words, without a vocabulary), `characters` (of Latin scripts and simplified Chinese), `minilm`
+    (BERT's 30,522 word pieces), a `tokenizer.json` of the tokenizers library beside the spec, or `hub/NAME` for one of
+    the Hugging Face hub."""
     buckets: PositiveInt | None = None
     """Numbers that `words` are hashed to; left out: 16,384."""
     revision: str | None = None
@@ -73,6 +76,11 @@ class Encode(Protocol):
     """Numbers that it gives: 0 to size - 1."""
     mask: str | None
     """Text that stands for a hidden word; none: it knows no such thing."""
+    end: int | None
+    """Number that ends a text which a model says; none: what it gives cannot be said, since it has no way back."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that numbers stand for, their end left out."""
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """int64 (B, L): each text's numbers, cut off or filled up with NOTHING. A row depends on its text alone."""
@@ -82,9 +90,13 @@ class HashedWords:
     """Words and signs in lower case, each by a hash of its letters; number 0 is a hidden word."""
 
     mask: str | None = _MASK
+    end: int | None = None
 
     def __init__(self, buckets: int, longest: int) -> None:
         self.size, self._longest = buckets, longest
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError("a hash has no way back")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         return _filled([self._ids(text)[: self._longest] for text in texts], self._longest)
@@ -92,6 +104,28 @@ class HashedWords:
     def _ids(self, text: str) -> list[int]:
         parts = [[_bucket(word, self.size) for word in _WORD.findall(part.lower())] for part in text.split(_MASK)]
         return [number for part in parts for number in (0, *part)][1:]
+
+
+class Characters:
+    """A number for each character: nothing to learn, and every text of the alphabet comes back as it was.
+
+    0 ends a text, 1 is a character out of the alphabet.
+    """
+
+    mask: str | None = None
+    end: int | None = 0
+
+    def __init__(self, longest: int) -> None:
+        self._numbers = {sign: number for number, sign in enumerate(_alphabet(), start=2)}
+        self._signs = ("", UNKNOWN, *self._numbers)
+        self.size, self._longest = len(self._signs), longest
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        rows = [[self._numbers.get(sign, 1) for sign in text[: self._longest - 1]] for text in texts]
+        return _filled([[*row, 0] for row in rows], self._longest)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self._signs[number] for number in ids)
 
 
 class Library:
@@ -103,6 +137,11 @@ class Library:
         self._inner, self._longest = inner, longest
         self.size = int(inner.get_vocab_size())
         self.mask = next((mark for mark in ("[MASK]", "<mask>") if inner.token_to_id(mark) is not None), None)
+        ends = (inner.token_to_id(mark) for mark in ("</s>", "[SEP]", "<eos>", "[EOS]", "<|endoftext|>"))
+        self.end = next((number for number in ends if number is not None), None)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._inner.decode(list(ids)))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         return _filled([found.ids for found in self._inner.encode_batch_fast(list(texts))], self._longest)
@@ -120,6 +159,8 @@ def open_tokenizer(settings: Tokenizer, longest: int) -> Encode:
 def _open(name: str, buckets: int, revision: str | None, wanted: str | None, longest: int) -> Encode:
     if name == WORDS:
         return HashedWords(buckets, longest)
+    if name == CHARACTERS:
+        return Characters(longest)
     from tokenizers import Tokenizer as Inner
 
     data = _content(name, revision)
@@ -143,6 +184,8 @@ def _digest(name: str, buckets: int, revision: str | None) -> str:
 
     if name == WORDS:
         return digest({"words": _WORD.pattern, "buckets": buckets})
+    if name == CHARACTERS:
+        return digest({"characters": _alphabet()})
     return TOKENIZER_DIGEST if name == NAME else digest_bytes(_content(name, revision))
 
 
@@ -167,9 +210,19 @@ def _content(name: str, revision: str | None) -> bytes:
         if path.is_file():
             return path.read_bytes()
     raise DataError(
-        f"no tokenizer is called '{name}', and no such file is beside the spec or on PYTHONPATH: give words, minilm, "
-        "hub/NAME or a tokenizer.json"
+        f"no tokenizer is called '{name}', and no such file is beside the spec or on PYTHONPATH: give words, "
+        "characters, minilm, hub/NAME or a tokenizer.json"
     )
+
+
+@lru_cache(maxsize=1)
+def _alphabet() -> str:
+    """Signs of Latin scripts up to U+017F, general punctuation, and the 7,445 of GB 2312 (simplified Chinese), each
+    once and in order of their code points."""
+    ranges = (range(0x20, 0x7F), range(0xA0, 0x180), range(0x2010, 0x2028), range(0x2030, 0x205F))
+    latin = {chr(point) for points in ranges for point in points}
+    pairs = (bytes(pair) for pair in product(range(0xA1, 0xF8), range(0xA1, 0xFF)))
+    return "".join(sorted(latin | set("".join(pair.decode("gb2312", "ignore") for pair in pairs))))
 
 
 @lru_cache(maxsize=2**16)
