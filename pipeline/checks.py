@@ -142,15 +142,15 @@ def _circle(spec: Spec, trail: tuple[str, ...]) -> tuple[str, ...] | None:
 
 def _task_faults(spec: Spec) -> Iterator[str]:
     from stages.domains.sources import check_source
-    from stages.tasks import TASKS
+    from stages.tasks import get_task
 
-    task = TASKS.get(spec.task.name)
+    task = get_task(spec.task)
     for metric in spec.evaluation.metrics:
         if metric not in task.metrics:
             known = did_you_mean(metric, task.metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
     for name, domain in spec.domains.items():
-        for problem in check_source(domain.from_, domain.columns, task.roles):
+        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
             yield f"domains.{name}: {problem}"
     for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def ingest(context: Context, inputs: DomainInputs, task: Task, prepare: Any, attempt: Attempt) -> DomainOutputs:
     """Pack a domain under `attempt` (not committed). Raises DataError for bad rows, doubled ids, no rows."""
-    reader = open_source(inputs.source, inputs.columns, task.roles, task.files)
+    reader = open_source(inputs.source, inputs.columns, task.roles, task.files, task.optional)
     columns = _first_columns(reader, task, prepare, inputs.shard_rows)
     kept = attempt.folder / PACKED
     job = Job(task, prepare, attempt.folder / attempt.name, kept, known_slices(kept), inputs.classes, columns)

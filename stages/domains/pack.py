@@ -104,7 +104,7 @@ class _Truth:
 def pack_row(task: Task, prepare: Any, row: Mapping[str, Any]) -> Sample:
     """The sample of one row. Raises BadRow."""
     for role in task.roles:
-        if _is_empty(row.get(role)):
+        if _is_empty(row.get(role)) and (role in row or role not in task.optional):
             raise BadRow(f"'{role}' has no value")
     if SAMPLE_ID in row and _is_empty(row[SAMPLE_ID]):
         raise BadRow(f"'{SAMPLE_ID}' has no value")

@@ -10,7 +10,8 @@ Shapes: N rows of the domain, B rows asked for, D shards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -59,6 +60,22 @@ class Samples:
         if samples_digest(manifest) != ref.digest:
             raise DataError(f"the samples at {place.uri} are not those that were referred to: run again")
         return cls(files, manifest)
+
+    def only(self, roles: Collection[str] | None) -> Samples:
+        """The same rows by some of their columns: the others are neither read nor given. None: all columns.
+
+        Raises DataError if the domain lacks one.
+        """
+        if roles is None:
+            return self
+        if missing := [role for role in roles if role not in self.columns]:
+            raise DataError(
+                f"the domain at {self.uri} has no '{missing[0]}', which a model is to read; it has "
+                f"{', '.join(self.columns)}"
+            )
+        seen = copy(self)
+        seen.columns = {role: self.columns[role] for role in self.columns if role in roles}
+        return seen
 
     @property
     def rows(self) -> int:

@@ -181,11 +181,12 @@ def model_logits(model: LoadedModel, samples: Samples, positions: Positions, bat
 
     where = device()
     module = model.module.to(where)
+    read = samples.only(model.task.reads(model.preprocessing))
     logits = np.empty((len(positions), len(model.card.classes)), np.float32)
     with _one_thread(), torch.inference_mode():
         for start in range(0, len(positions), batch_size):
             rows = positions[start : start + batch_size]
-            batch = model.task.batch(samples.gather(rows), model.preprocessing).to(where)
+            batch = model.task.batch(read.gather(rows), model.preprocessing).to(where)
             logits[start : start + len(rows)] = module(batch).float().cpu().numpy()
     return logits
 

@@ -88,8 +88,10 @@ class Task(ABC):
     """Settings of `teachers.*.preprocessing` and `students.*.preprocessing`."""
     Augmentation: ClassVar[type[Contract]]
     """Settings of `training.augmentation`, and of the views of a label set."""
-    roles: ClassVar[tuple[str, ...]]
-    """Input columns that a source must have (`image`); beside them `label` and `sample_id` are optional."""
+    roles: tuple[str, ...]
+    """Input columns of a source (`image`); beside them `label` and `sample_id` are optional."""
+    optional: frozenset[str] = frozenset()
+    """Roles that a source may lack as a whole; it must have the others."""
     files: ClassVar[frozenset[str]] = frozenset()
     """Roles whose text cells name a file beside the source's own; `pack` gets that file's bytes."""
     metrics: ClassVar[tuple[str, ...]]
@@ -130,6 +132,13 @@ class Task(ABC):
         """A source label as the name of its class. Raises BadRow."""
 
     # --- tensors ---------------------------------------------------------------------------------------------
+
+    def reads(self, preprocessing: Any) -> tuple[str, ...] | None:
+        """The roles that a model with this preprocessing reads; others never reach it. None: all of them.
+
+        So a teacher and its student may read different sides of one sample.
+        """
+        return None
 
     @abstractmethod
     def batch(self, packed: Packed, preprocessing: Any) -> torch.Tensor:

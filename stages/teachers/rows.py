@@ -26,12 +26,20 @@ from stages.training.balance import balanced_weights
 class LabelledRows:
     """Samples with the truth that may be seen, and nothing of what may not."""
 
-    def __init__(self, domains: Sequence[LabelledDomain], classes: tuple[str, ...], storage: Storage) -> None:
+    def __init__(
+        self,
+        domains: Sequence[LabelledDomain],
+        classes: tuple[str, ...],
+        storage: Storage,
+        reads: tuple[str, ...] | None = None,
+    ) -> None:
         """Open the domains; their truth counts in `classes`, whatever order their own stand in.
+
+        `reads`: the only columns to read; none: all.
 
         Raises DataError without a row to train on, ModelError for other classes.
         """
-        opened = [Samples.open(Place(domain.samples.uri, storage), domain.samples) for domain in domains]
+        opened = [Samples.open(Place(domain.samples.uri, storage), domain.samples).only(reads) for domain in domains]
         budgets = []
         for domain, samples in zip(domains, opened, strict=True):
             known = samples.manifest.classes or classes

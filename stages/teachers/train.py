@@ -64,7 +64,7 @@ class TeacherTraining:
         self.task = get_task(work.inputs.task)
         self.preprocessing = models.preprocessing_of(self.task, work.inputs.preprocessing)
         self.augmentation = validate_settings(self.task.Augmentation, self.settings.augmentation, "augmentation")
-        self.rows = LabelledRows(self.way.domains, work.own_classes, work.storage)
+        self.rows = LabelledRows(self.way.domains, work.own_classes, work.storage, self.task.reads(self.preprocessing))
         self.stream = RowStream(
             self.rows.train,
             self.rows.offsets,
