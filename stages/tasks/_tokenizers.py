@@ -32,6 +32,7 @@ HUB = "hub/"
 """What the name of a tokenizer on the Hugging Face hub begins with."""
 WORDS, BUCKETS = "words", 16384
 CHARACTERS, UNKNOWN = "characters", "\ufffd"
+BPE, BPE_SIZE = "bpe", 4000
 _WORD = re.compile(r"\w+|[^\w\s]")
 _MASK = "[MASK]"
 
@@ -40,15 +41,23 @@ class Tokenizer(Contract):
     """How text becomes numbers."""
 
     name: str
-    """`words` (hashed words, without a vocabulary), `characters` (of Latin scripts and simplified Chinese), `minilm`
-    (BERT's 30,522 word pieces), a `tokenizer.json` of the tokenizers library beside the spec, or `hub/NAME` for one of
-    the Hugging Face hub."""
+    """`words` (hashed words, without a vocabulary), `characters` (of Latin scripts and simplified Chinese), `bpe`
+    (learned from an example's texts), `minilm` (BERT's 30,522 word pieces), a `tokenizer.json` of the tokenizers
+    library beside the spec, or `hub/NAME` for one of the Hugging Face hub."""
     buckets: PositiveInt | None = None
     """Numbers that `words` are hashed to; left out: 16,384."""
     revision: str | None = None
     """Commit, branch or tag of one on the hub; left out: its newest."""
+    example: str | None = None
+    """Example whose texts `bpe` is learned from."""
+    columns: tuple[str, ...] | None = None
+    """Columns of these texts."""
+    size: PositiveInt | None = None
+    """Most tokens of `bpe`; left out: 4,000."""
+    lowercase: bool | None = None
+    """Whether `bpe` brings texts to lower case: for reading, since they do not come back then."""
     digest: Digest | None = None
-    """Digest of its content; filled in where it is left out."""
+    """Digest of its content (of `bpe`, of its texts and how it is learned); filled in where it is left out."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,13 +67,17 @@ class Tokenizer(Contract):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(name := value.get("name"), str):
             return value
-        for setting, owner in (("buckets", name == WORDS), ("revision", name.startswith(HUB))):
+        owners = dict.fromkeys(("example", "columns", "size", "lowercase"), name == BPE)
+        owners |= {"buckets": name == WORDS, "revision": name.startswith(HUB)}
+        for setting, owner in owners.items():
             if value.get(setting) is not None and not owner:
                 raise ValueError(f"tokenizer '{name}' takes no `{setting}`")
+        if name == BPE and not (value.get("example") and value.get("columns")):
+            raise ValueError("tokenizer 'bpe' is learned from texts: give `example` and `columns`")
         if value.get("digest") is not None:
             return value
         try:
-            return {**value, "digest": _digest(name, value.get("buckets") or BUCKETS, value.get("revision"))}
+            return {**value, "digest": _digest(value)}
         except CrossdistillError as error:
             raise ValueError(str(error)) from None
 
@@ -147,25 +160,23 @@ class Library:
         return _filled([found.ids for found in self._inner.encode_batch_fast(list(texts))], self._longest)
 
 
+@lru_cache(maxsize=16)
 def open_tokenizer(settings: Tokenizer, longest: int) -> Encode:
     """A tokenizer for texts of L = `longest` numbers at most; opened once a process.
 
     Raises DataError if it is gone, or is another than the settings' digest says.
     """
-    return _open(settings.name, settings.buckets or BUCKETS, settings.revision, settings.digest, longest)
-
-
-@lru_cache(maxsize=16)
-def _open(name: str, buckets: int, revision: str | None, wanted: str | None, longest: int) -> Encode:
+    name, value = settings.name, settings.dump()
     if name == WORDS:
-        return HashedWords(buckets, longest)
+        return HashedWords(settings.buckets or BUCKETS, longest)
     if name == CHARACTERS:
         return Characters(longest)
     from tokenizers import Tokenizer as Inner
 
-    data = _content(name, revision)
-    if wanted is not None and digest_bytes(data) != wanted:
-        raise DataError(f"the tokenizer '{name}' is not the one that was referred to ({wanted}): plan again")
+    data = _content(value)
+    found = _digest(value) if name == BPE else digest_bytes(data)
+    if settings.digest not in (None, found):
+        raise DataError(f"the tokenizer '{name}' is not the one that was referred to ({settings.digest}): plan again")
     try:
         return Library(Inner.from_buffer(data), longest)
     except Exception as error:  # noqa: BLE001 - the library raises a plain Exception
@@ -179,22 +190,34 @@ def _filled(rows: Sequence[Sequence[int]], longest: int) -> np.ndarray:
     return ids_BL
 
 
-def _digest(name: str, buckets: int, revision: str | None) -> str:
-    from stages.tasks._minilm import NAME, TOKENIZER_DIGEST
+def _digest(value: Mapping[str, Any]) -> str:
+    from stages.tasks import _bpe, _minilm
 
+    name = value["name"]
     if name == WORDS:
-        return digest({"words": _WORD.pattern, "buckets": buckets})
+        return digest({"words": _WORD.pattern, "buckets": value.get("buckets") or BUCKETS})
     if name == CHARACTERS:
         return digest({"characters": _alphabet()})
-    return TOKENIZER_DIGEST if name == NAME else digest_bytes(_content(name, revision))
+    if name == BPE:
+        return _bpe.digest_of(*_learned(value))
+    return _minilm.TOKENIZER_DIGEST if name == _minilm.NAME else digest_bytes(_content(value))
 
 
-def _content(name: str, revision: str | None) -> bytes:
+def _learned(value: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int, bool]:
+    """The texts of a `bpe` and how it is learned."""
+    columns = tuple(str(column) for column in value["columns"])
+    return str(value["example"]), columns, value.get("size") or BPE_SIZE, bool(value.get("lowercase"))
+
+
+def _content(value: Mapping[str, Any]) -> bytes:
     """The bytes of a `tokenizer.json`. Raises DataError."""
-    from stages.tasks import _minilm
+    from stages.tasks import _bpe, _minilm
 
+    name, revision = str(value["name"]), value.get("revision")
     if name == _minilm.NAME:
         return _minilm.tokenizer()
+    if name == BPE:
+        return _bpe.learned(*_learned(value))
     if name.startswith(HUB):
         from tokenizers import Tokenizer as Inner
 
@@ -211,7 +234,7 @@ def _content(name: str, revision: str | None) -> bytes:
             return path.read_bytes()
     raise DataError(
         f"no tokenizer is called '{name}', and no such file is beside the spec or on PYTHONPATH: give words, "
-        "characters, minilm, hub/NAME or a tokenizer.json"
+        "characters, bpe, minilm, hub/NAME or a tokenizer.json"
     )
 
 

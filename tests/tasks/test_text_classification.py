@@ -116,7 +116,10 @@ def test_another_tokenizer_under_the_same_name_is_another_meaning(
 
 def test_tokenizers_that_are_not_there_are_told_of_in_one_sentence(tmp_path: Path) -> None:
     for settings, reason in (
-        ({"tokenizer": "wrods"}, "task: .*no tokenizer is called 'wrods'.*give words, characters, minilm, hub/NAME"),
+        (
+            {"tokenizer": "wrods"},
+            "task: .*no tokenizer is called 'wrods'.*give words, characters, bpe, minilm, hub/NAME",
+        ),
         ({"tokenizer": {"name": "minilm", "buckets": 3}}, "tokenizer 'minilm' takes no `buckets`"),
         ({"tokenizer": {"name": "words", "revision": "main"}}, "tokenizer 'words' takes no `revision`"),
     ):
