@@ -132,9 +132,8 @@ def test_tokenizers_that_are_not_there_are_told_of_in_one_sentence(tmp_path: Pat
 
 def test_the_default_needs_no_look_at_files() -> None:
     normal = TASKS.normal(Part(name="text-classification"), "task")
-    assert normal.settings["tokenizer"] == {
-        "name": "words", "buckets": None, "revision": None, "digest": Tokenizer(name="words").digest
-    }  # fmt: skip
+    given = {key: value for key, value in normal.settings["tokenizer"].items() if value is not None}
+    assert given == {"name": "words", "digest": Tokenizer(name="words").digest}
     assert Tokenizer(name="words").digest != Tokenizer(name="words", buckets=99).digest
 
 
