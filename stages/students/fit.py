@@ -49,6 +49,7 @@ from stages.training.stopping import figure_of, reason_to_stop
 from stages.training.stream import rng
 from stages.training.trainee import Trainee
 from stages.training.weights import load_given
+from stages.truth import Truth
 
 CHECKPOINTS = "checkpoints"
 """Folder of a student's checkpoints in the folder of its artifact."""
@@ -119,6 +120,9 @@ class Fit:
             elif self.needs.source:
                 name = self.student.method.name
                 raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
+            if task.forces and (self.needs.source or self.needs.labelled or self.needs.features):
+                name = self.student.method.name
+                raise SpecError(f"the method '{name}' compares samples, and labels here are of items: use soft or hard")
 
     def _empty(self) -> None:
         self.done = 0
@@ -188,6 +192,10 @@ class Fit:
 
         Raises ModelError or what the model raises if it cannot be built.
         """
+        if self.peers.size > 1 and self._task.forces:
+            raise SpecError(
+                f"models of task '{self.order.asked.task.name}' train on one worker: leave out `data_parallel`"
+            )
         if self.peers.size > 1 and (settings := self.student.training.of_one_rank):
             raise SpecError(f"{', '.join(settings)} needs whole batches on one worker, and here several share them")
         student = self.student
@@ -239,6 +247,8 @@ class Fit:
         rate = learning_rate(training, self.done, self.student.steps, self._epoch_steps)
         optim.set_learning_rate(self.trainee.optimizer, rate)
         lots = {part: rows.inputs for part, rows in (("shared", shared), ("labelled", labelled)) if rows is not None}
+        if shared is not None and self.labels is not None and self.labels in shared.asked:
+            lots["shared"] = self._task.forced(shared.inputs, shared.asked[self.labels])
         if not lots and (source is None or source.truth_S is None):
             raise TrainingFailed("it has no teacher and no true labels to learn from: give a larger `label_budget`")
         mix, partners = self._mixed(lots)
@@ -259,7 +269,9 @@ class Fit:
         if shared is not None and self.labels is not None:
             logits, features = next(outputs)
             said = self._read(shared.teachers[self.labels])
-            shared_rows = SharedRows(logits, said, shared.weights_B, features, progress=progress)
+            items, weights = self._task.items(lots["shared"]), shared.weights_B
+            weights = weights if items is None else weights.repeat_interleave(items)
+            shared_rows = SharedRows(logits, said, weights, features, progress=progress)
         if labelled is not None:
             logits, _ = next(outputs)
             told = self._read(labelled.teachers[self.labels]) if self.needs.labelled and self.labels else None
@@ -302,12 +314,13 @@ class Fit:
 
     @torch.no_grad()
     def predict(self, inputs: torch.Tensor) -> NDArray[np.float32]:
-        """Logits (V, C) in evaluation mode, of the average where there is one."""
+        """Logits (V, C), or what a model that is forced says (V, T), in evaluation mode, of the average where there is
+        one."""
         self.trainee.module.eval()
         logits: NDArray[np.float32] = self.trainee.answer(inputs.clone()).float().cpu().numpy()
         return logits
 
-    def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> None:
+    def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: Truth | None) -> None:
         """Write a line of history, from the logits of its validation rows (None without any); keep the best, or stop.
 
         Raises TrainingFailed if a weight or a logit is not finite.
@@ -325,7 +338,7 @@ class Fit:
         if self.done < self.student.steps and self.trainee.grown:
             self.ended_early = reason_to_stop(training.early_stopping, self.history, self._task, self._after)
 
-    def quality(self, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> dict[str, float]:
+    def quality(self, logits: NDArray[np.float32] | None, truth: Truth | None) -> dict[str, float]:
         """Metrics on its validation rows, of which its history tells nothing; without any, none.
 
         Raises TrainingFailed if an output is not finite.
@@ -406,7 +419,7 @@ class Fit:
         module, classes = self.trainee.module, self.order.asked.classes
         if self.needs.features:
             self._penultimate = Penultimate(module, self._fake_batch(), len(classes), self.student.model.name)
-        self._passes = Passes(module, self._penultimate, self.student.training, self._seed)
+        self._passes = Passes(module, self._penultimate, self.student.training, self._seed, self._task.items)
         width = None if self._penultimate is None else self._penultimate.width
         sizes = Sizes(len(classes), width, self._fields)
         with torch.random.fork_rng(devices=[]):

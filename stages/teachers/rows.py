@@ -21,6 +21,7 @@ from stages.places import Place
 from stages.random import Draws
 from stages.tasks.base import Packed, Task
 from stages.training.balance import balanced_weights
+from stages.truth import Truth, counts
 
 
 class LabelledRows:
@@ -55,8 +56,8 @@ class LabelledRows:
         starts = self._starts[:-1]
         self.train = _joined([b.train_positions + start for b, start in zip(budgets, starts, strict=True)])
         self.validation = _joined([b.validation_positions + start for b, start in zip(budgets, starts, strict=True)])
-        seen = [np.bincount(budget.train_truth, minlength=len(classes)).tolist() for budget in budgets]
-        self.sizes = tuple(DomainSize(rows=sum(counts), labelled=counts) for counts in seen)
+        seen = [counts(budget.train_truth, len(classes)) for budget in budgets]
+        self.sizes = tuple(DomainSize(rows=sum(known), labelled=known) for known in seen)
         """What is learned from each domain."""
         self._train_truth = np.concatenate([budget.train_truth for budget in budgets])
         self.validation_truth = np.concatenate([budget.validation_truth for budget in budgets])
@@ -73,9 +74,9 @@ class LabelledRows:
         domain_N = np.searchsorted(self._starts, self.train, side="right") - 1
         return balanced_weights(self._train_truth, domain_N, between)
 
-    def truth(self, positions: NDArray[np.int64]) -> torch.Tensor:
-        """Class numbers (B,) of train rows."""
-        return torch.from_numpy(self._train_truth[np.searchsorted(self.train, positions)].astype(np.int64))
+    def truth(self, positions: NDArray[np.int64]) -> Truth:
+        """Truth (B,) of train rows."""
+        return self._train_truth[np.searchsorted(self.train, positions)]
 
     def batch(self, task: Task, preprocessing: Any, positions: NDArray[np.int64]) -> torch.Tensor:
         """The inputs of B rows, in their order."""
