@@ -92,6 +92,10 @@ class Encode(Protocol):
     end: int | None
     """Number that ends a text which a model says; none: what it gives cannot be said, since it has no way back."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the numbers, where there is a way back, each another's."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text that numbers stand for, their end left out."""
 
@@ -107,6 +111,10 @@ class HashedWords:
 
     def __init__(self, buckets: int, longest: int) -> None:
         self.size, self._longest = buckets, longest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        raise NotImplementedError("a hash has no way back")
 
     def decode(self, ids: Sequence[int]) -> str:
         raise NotImplementedError("a hash has no way back")
@@ -137,6 +145,10 @@ class Characters:
         rows = [[self._numbers.get(sign, 1) for sign in text[: self._longest - 1]] for text in texts]
         return _filled([[*row, 0] for row in rows], self._longest)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("</s>", "<unk>", *self._signs[2:])
+
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self._signs[number] for number in ids)
 
@@ -152,6 +164,10 @@ class Library:
         self.mask = next((mark for mark in ("[MASK]", "<mask>") if inner.token_to_id(mark) is not None), None)
         ends = (inner.token_to_id(mark) for mark in ("</s>", "[SEP]", "<eos>", "[EOS]", "<|endoftext|>"))
         self.end = next((number for number in ends if number is not None), None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._inner.id_to_token(number) or f"<{number}>" for number in range(self.size))
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._inner.decode(list(ids)))

@@ -8,11 +8,13 @@ Shapes: B texts, S numbers of a source, T of a translation, N tokens of all tran
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
 from schemas.base import Contract, Fraction, Part
@@ -20,6 +22,9 @@ from schemas.errors import ModelError, did_you_mean
 from stages.registry import validate_settings
 from stages.tasks._text_networks import LIBRARY, quiet, read
 from stages.tasks._tokenizers import NOTHING
+
+NEVER = -1e9
+"""Logit of what is never said: the number that the decoder begins with, and those beyond the tokenizer's."""
 
 
 class MarianSettings(Contract):
@@ -59,16 +64,40 @@ class HubSettings(Contract):
     """Commit, branch or tag on the hub; left out: its newest."""
 
 
+@dataclass(frozen=True)
+class Search:
+    """How a model is asked."""
+
+    reads: int
+    """S: numbers of a source."""
+    says: int
+    """T: most tokens of a translation, its end included."""
+    beams: int = 4
+    """Translations that are kept at a time."""
+
+
 class Translator(nn.Module):
     """A Marian over two tokenizers' numbers."""
 
-    def __init__(self, inner: MarianMTModel, size: int, start: int, end: int) -> None:
+    def __init__(self, inner: MarianMTModel, size: int, start: int, end: int, search: Search) -> None:
         """`size`: V; `start`: number that the decoder begins with (the model's own); `end`: one that ends a text."""
         super().__init__()
-        self.inner, self.size, self._start, self._end = inner, size, start, end
+        self.inner, self.size, self.search, self._start, self._end = inner, size, search, start, end
+        inner.final_logits_bias[:, size:] = NEVER
+        if start != end:
+            inner.final_logits_bias[:, start] = NEVER
 
-    def forward(self, source_BS: Tensor, said_BT: Tensor) -> Tensor:
-        """Raw logits of each token of a translation given those before it (N, V): the decoder is forced on it."""
+    def forward(self, batch: Tensor) -> Tensor:
+        """Of sources alone (B, S): what it says (B, T), float32. Of (B, S + T): logits (N, V), forced on the last T."""
+        source_BS, said_BT = batch[:, : self.search.reads], batch[:, self.search.reads :]
+        if said_BT.shape[1]:
+            return self.force(source_BS, said_BT)
+        said_BT = self.translate(source_BS, self.search.beams, self.search.says)
+        missing = self.search.says - said_BT.shape[1]
+        return functional.pad(said_BT, (0, missing), value=NOTHING).float()
+
+    def force(self, source_BS: Tensor, said_BT: Tensor) -> Tensor:
+        """Raw logits of each token of a translation given those before it (N, V)."""
         ids_BS, mask_BS = read(source_BS)
         said_BT = said_BT[:, : max(1, int((said_BT >= 0).sum(dim=1).max()))]
         before_BT = torch.cat([said_BT.new_full((len(said_BT), 1), self._start), said_BT[:, :-1].clamp(min=0)], dim=1)
@@ -83,8 +112,8 @@ class Translator(nn.Module):
     def translate(self, source_BS: Tensor, beams: int, longest: int) -> Tensor:
         """The likeliest translation that a beam search finds (B, T), T at most `longest`, its end included.
 
-        By log-probability per token. No number is drawn: the same weights and batch give the same answer, and a row
-        depends on the others by the rounding of a matrix product alone.
+        By log-probability per token. No number is drawn, in training neither: the same weights and batch give the same
+        answer, and a row depends on the others by the rounding of a matrix product alone.
         """
         ids_BS, mask_BS = read(source_BS)
         how = GenerationConfig(
@@ -95,9 +124,11 @@ class Translator(nn.Module):
             decoder_start_token_id=self._start,
             eos_token_id=self._end,
             pad_token_id=self._start,
-            suppress_tokens=sorted({self._start, *range(self.size, self.inner.lm_head.out_features)} - {self._end}),
         )
+        training = self.training
+        self.eval()
         said_BT: Tensor = self.inner.generate(input_ids=ids_BS, attention_mask=mask_BS.long(), generation_config=how)
+        self.train(training)
         return ended(said_BT[:, 1:], self._end)
 
 
@@ -107,13 +138,13 @@ def ended(said_BT: Tensor, end: int) -> Tensor:
     return said_BT.masked_fill(over_BT, NOTHING)
 
 
-def translator(model: Part, source_size: int, size: int, end: int, longest: int) -> nn.Module:
-    """A network by name, from a tokenizer with `source_size` numbers into one with `size`; texts of `longest` at most.
+def translator(model: Part, source_size: int, size: int, end: int, search: Search) -> nn.Module:
+    """A network by name, from a tokenizer with `source_size` numbers into one with `size`.
 
     Raises ModelError, or SpecError for settings that it does not take.
     """
     if model.name.startswith(LIBRARY):
-        return _from_hub(model, source_size, size, end, longest)
+        return _from_hub(model, source_size, size, end, search)
     if model.name not in NETWORKS:
         known = [*NETWORKS, f"{LIBRARY}NAME"]
         raise ModelError(f"no model is called '{model.name}'{did_you_mean(model.name, known)}")
@@ -135,21 +166,22 @@ def translator(model: Part, source_size: int, size: int, end: int, longest: int)
         dropout=settings.dropout,
         activation_function="relu",
         scale_embedding=True,
-        max_position_embeddings=longest + 1,
+        init_std=settings.width**-0.5,  # as Vaswani et al. 2017; the default of 0.02 learns several times slower
+        max_position_embeddings=max(search.reads, search.says) + 1,
         pad_token_id=None,
         bos_token_id=None,
         eos_token_id=end,
         forced_eos_token_id=None,
         decoder_start_token_id=size,
     )
-    return Translator(MarianMTModel(config), size, start=size, end=end)
+    return Translator(MarianMTModel(config), size, size, end, search)
 
 
 NETWORKS: dict[str, type[MarianSettings]] = {"marian": MarianSettings, "marian-light": LightSettings}
 """Settings of networks by short name."""
 
 
-def _from_hub(model: Part, source_size: int, size: int, end: int, longest: int) -> nn.Module:
+def _from_hub(model: Part, source_size: int, size: int, end: int, search: Search) -> nn.Module:
     quiet()
     settings: HubSettings = validate_settings(HubSettings, model.settings, f"model '{model.name}'")
     name, revision = model.name.removeprefix(LIBRARY), settings.revision or "main"
@@ -170,6 +202,6 @@ def _from_hub(model: Part, source_size: int, size: int, end: int, longest: int) 
             )
     if config.eos_token_id != end:
         raise ModelError(f"model '{model.name}' ends a text with {config.eos_token_id}, its tokenizer with {end}")
-    if longest > config.max_position_embeddings:
+    if max(search.reads, search.says) > config.max_position_embeddings:
         raise ModelError(f"model '{model.name}' has {config.max_position_embeddings} positions: set `tokens` to that")
-    return Translator(inner, size, start=config.decoder_start_token_id, end=end)
+    return Translator(inner, size, config.decoder_start_token_id, end, search)

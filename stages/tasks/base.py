@@ -211,7 +211,7 @@ class Task(ABC):
 
     @abstractmethod
     def fake_batch(self, rows: int, preprocessing: Any) -> torch.Tensor:
-        """A batch of the right form, to try a model with."""
+        """A batch of the right form, to try a model with; forced, where models are."""
 
     # --- models ----------------------------------------------------------------------------------------------
 

@@ -215,6 +215,7 @@ def test_translations_are_what_they_say(
     example = EXAMPLES.get(name)
     assert example.name == name
     columns = example.rows()
+    assert tuple(columns) == example.columns
     assert {len(values) for values in columns.values()} == {rows}
     assert {side: str(values[0]) for side, values in columns.items()} == first
     assert all(text.strip() for values in columns.values() for text in values.tolist())

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import SpecError
-from stages.tasks._translation_metrics import BLEU_NAME, CHRF_NAME, TOKENS, corpus_score, statistics
+from stages.tasks._translation_metrics import BLEU_NAME, CHRF_NAME, corpus_score, statistics
 
 SAID = ["the cat sat on the mat", "a dog", "", "the the the the", "数据透视表的字段", "it is a fine day today"]
 TRUTH = ["the cat sat upon the mat", "a dog barks", "empty", "the", "数据透视表字段", "it is a fine day today"]
-NONE = np.zeros((len(SAID), 2), np.int64)
 
 
 def by_library(metric: str, said: list[str], truth: list[str], words: str) -> float:
@@ -30,7 +29,7 @@ def by_library(metric: str, said: list[str], truth: list[str], words: str) -> fl
 def test_a_reweighted_corpus_scores_as_the_library_says(metric: str, words: str, weights: list[int]) -> None:
     drawn = [row for row, times in enumerate(weights) for _ in range(times)]
     wanted = by_library(metric, [SAID[row] for row in drawn], [TRUTH[row] for row in drawn], words)
-    rows = statistics(metric, SAID, TRUTH, NONE, words)
+    rows = statistics(metric, SAID, TRUTH, words)
     both = np.array([weights, np.ones(len(SAID), int)])
     found = corpus_score(metric, rows, both)
     assert found[0] == pytest.approx(wanted, abs=1e-12)
@@ -38,18 +37,12 @@ def test_a_reweighted_corpus_scores_as_the_library_says(metric: str, words: str,
 
 
 def test_chinese_has_no_words_between_spaces() -> None:
-    rows = {words: statistics(BLEU_NAME, SAID[4:5], TRUTH[4:5], NONE[4:5], words) for words in ("13a", "zh")}
+    rows = {words: statistics(BLEU_NAME, SAID[4:5], TRUTH[4:5], words) for words in ("13a", "zh")}
     once = np.ones((1, 1), np.int64)
     assert corpus_score(BLEU_NAME, rows["13a"], once) == 0
     assert corpus_score(BLEU_NAME, rows["zh"], once) > 0.5
 
 
-def test_tokens_right_counts_tokens_and_not_sentences() -> None:
-    forced = np.array([[1, 1], [0, 9]])
-    rows = statistics(TOKENS, ["", ""], ["", ""], forced, "13a")
-    assert corpus_score(TOKENS, rows, np.array([[1, 1], [9, 1]])) == pytest.approx([0.1, 0.5])
-
-
 def test_an_unknown_metric_is_named() -> None:
     with pytest.raises(SpecError, match="no metric is called 'blue'; did you mean 'bleu'"):
-        statistics("blue", [""], [""], NONE[:1], "13a")
+        statistics("blue", [""], [""], "13a")

@@ -25,6 +25,8 @@ class Example:
     """Where its bytes are."""
     parse: Callable[..., Mapping[str, np.ndarray]]
     """The bytes of each member as columns, row for row."""
+    columns: tuple[str, ...] = ()
+    """Their names, as far as they are to be known before anything is fetched."""
 
     @property
     def sha256(self) -> str:

@@ -18,4 +18,4 @@ def _parse(chinese: bytes) -> dict[str, np.ndarray]:
     return columns(en=[en for en, _ in found], zh=[zh for _, zh in found])
 
 
-EXAMPLE = Example(name="interface-strings", licence=LICENCE, members=(CHINESE,), parse=_parse)
+EXAMPLE = Example(name="interface-strings", licence=LICENCE, members=(CHINESE,), parse=_parse, columns=("en", "zh"))

@@ -23,4 +23,6 @@ def _parse(chinese: bytes, french: bytes) -> dict[str, np.ndarray]:
     return columns(en=list(found), fr=[fr for fr, _ in found.values()], zh=[zh for _, zh in found.values()])
 
 
-EXAMPLE = Example(name="spreadsheet-strings", licence=LICENCE, members=(CHINESE, FRENCH), parse=_parse)
+EXAMPLE = Example(
+    name="spreadsheet-strings", licence=LICENCE, members=(CHINESE, FRENCH), parse=_parse, columns=("en", "fr", "zh")
+)

@@ -46,4 +46,5 @@ EXAMPLE = Example(
         ),
     ),
     parse=_parse,
+    columns=("sample_id", "en", "fr", "zh"),
 )
