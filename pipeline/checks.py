@@ -204,9 +204,9 @@ def given_faults(spec: Spec, labels: str, schema: LabelSchema) -> Iterator[str]:
     own = get_task(spec.task).vocabulary()
     if own is not None and tuple(schema.classes) != own:
         yield (
-            f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} others: set "
-            "`says` to the set's tokenizer, or distil what its teacher said, which needs no shared tokens: export its "
-            "translations, and give them as the labels of a domain"
+            f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} others: "
+            "set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared tokens: export "
+            "its translations, and give them as the labels of a domain"
         )
         return
     classes = spec.domains[domain].classes
