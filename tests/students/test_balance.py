@@ -21,6 +21,7 @@ from stages.places import Place
 from stages.students import cohort, fit
 from stages.students.feed import Feed
 from stages.students.methods import get_method
+from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.students.teacher import DenseTeacher
 from stages.tasks import get_task
@@ -46,7 +47,7 @@ STUDENTS_OF_BOTH = (
 def ready(world: World, inputs: CohortInputs) -> tuple[fit.Fit, Feed]:
     """The first student of a cohort before its first step, and what it steps on."""
     asked = inputs.model_copy(update={"students": inputs.students[:1]})
-    order = fit.Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
+    order = Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
     one = fit.Fit(order, get_task(inputs.task), Storage(), torch.device("cpu"))
     feed = world.feed([one], Storage(), torch.device("cpu"))
     one.meet(feed)
