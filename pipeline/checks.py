@@ -36,6 +36,8 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     problems += [*training_faults(spec), *_weights_faults(spec)]
     problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
     if not problems:
+        problems += _order_faults(spec)
+    if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
         problems += [*_cohort_faults(spec), *_halving_faults(spec)]
     if problems:
@@ -77,6 +79,10 @@ def _references(spec: Spec) -> Iterator[str]:
         for domain in teacher.domains:
             yield from missing(f"{where}.domains", "domain", domain, spec.domains)
         yield from missing(f"{where}.from", "teacher", teacher.from_, spec.teachers)
+        yield from missing(f"{where}.student", "student", teacher.student, spec.students)
+        if teacher.student in spec.students and teacher.seed not in (seeds := spec.students[teacher.student].seeds):
+            known = ", ".join(map(str, seeds))
+            yield f"{where}.seed: student '{teacher.student}' is trained with seed {known}, not with {teacher.seed}"
         if teacher.adapt is not None:
             yield from missing(f"{where}.adapt.domain", "domain", teacher.adapt.domain, spec.domains)
         trail = [name]
@@ -101,6 +107,7 @@ def _references(spec: Spec) -> Iterator[str]:
         where = spec.where(name)
         yield from missing(f"{where}.labels", "label set", student.labels, spec.labels)
         yield from missing(f"{where}.domain", "domain", student.domain, spec.domains)
+        yield from missing(f"{where}.start", "teacher", student.start, spec.teachers)
         if student.labels is None and student.method.name != "none":
             yield f"{where}: method '{student.method.name}' learns from labels: give `labels`, or use method none"
         if student.calibrate and not _can_calibrate(spec, student):
@@ -121,6 +128,27 @@ def _references(spec: Spec) -> Iterator[str]:
             yield f"domains.{name}: give `split` (such as {example}), or one place per split"
         if described.split is not None and "" not in described.from_.places:
             yield f"domains.{name}: the source comes in one place per split: leave out `split`"
+
+
+def _order_faults(spec: Spec) -> Iterator[str]:
+    """Circles, and students that start from a teacher which is another model."""
+    project = Project(spec, normal_parts(spec), {}, {})
+    try:
+        project.in_order()
+    except SpecError as error:
+        yield from error.problems
+        return
+    for name, student in spec.students.items():
+        if student.start is None:
+            continue
+        model, _ = project.made_like(student.start)
+        if model is not None and model != student.model:
+            yield (
+                f"{spec.where(name)}.start: teacher '{student.start}' is a {model.name} and the student a "
+                f"{student.model.name}: weights go over between equal models only"
+            )
+        if spec.teachers[project.root(student.start)].class_map:
+            yield f"{spec.where(name)}.start: teacher '{student.start}' has other classes behind a `class_map`"
 
 
 def _can_calibrate(spec: Spec, student: Student) -> bool:

@@ -40,14 +40,14 @@ def build_graph(
     for name in spec.domains:
         add_domain(graph, project, name)
     data = tuple(graph.steps)
-    for name in project.teachers_in_order():
-        add_teacher(graph, project, name, after=data)
-    for name in project.labels_in_order():
-        add_labels(graph, project, name)
-    for grid in project.grids:
-        add_halving(graph, project, grid, after=data)
-    for name in spec.students:
-        add_student(graph, project, name, after=data)
+    for kind, name in project.in_order():
+        if kind == "teachers":
+            add_teacher(graph, project, name, after=data)
+        elif kind == "labels":
+            add_labels(graph, project, name)
+        else:
+            add_halving(graph, project, name, after=data)
+            add_student(graph, project, name, after=data)
     graph.cohorts = project.cohorts
     for name in spec.teachers:
         add_teacher_evaluations(graph, project, name)
@@ -64,7 +64,7 @@ def _notes(project: Project) -> list[str]:
     """How the spec was understood, where that is not plain."""
     notes: list[str] = []
     for name, student in project.spec.students.items():
-        wanted = [arm for arm in project.spec.evaluation.baselines if arm.startswith("source")]
+        wanted = [arm for arm in project.baselines(name) if arm.startswith("source")]
         if student.labels is None or not wanted:
             continue
         teacher, *others = project.said_by(student.labels)

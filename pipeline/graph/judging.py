@@ -71,7 +71,7 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
             candidates.append(Candidate(arm="teacher", seed=first, labels=reference, budget=budget))
         possible = project.arms(name)
         stopped = next((out.stopped for out in results.values() if out.stopped), None)
-        shown: tuple[Arm, ...] = ("distilled", *project.spec.evaluation.baselines)
+        shown: tuple[Arm, ...] = ("distilled", *project.baselines(name))
         for arm in shown:
             if labels is None and arm != "distilled":
                 continue
@@ -91,7 +91,9 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
                         budget=done[project.budget(target, seed)].budget,
                     )
                 )
-        return _evaluation(project, done, name, target, tuple(candidates), reference)
+        settings = project.spec.evaluation.model_copy(update={"baselines": project.baselines(name)})
+        asked = _evaluation(project, done, name, target, tuple(candidates), reference)
+        return asked.model_copy(update={"settings": settings})
 
     graph.add(f"evaluation.{name}", needs, inputs, grid=project.of_grid(name, "evaluation"))
 
@@ -129,10 +131,9 @@ def add_costs(graph: Graph, project: Project) -> None:
 
         candidates: list[CostCandidate] = []
         for name in teachers:
-            root, made = project.root(name), done[f"teachers.{name}"]
-            shape = _architecture(
-                project, spec.teachers[root].model, made.classes, project.normal.teacher_preprocessing[root]
-            )
+            made = done[f"teachers.{name}"]
+            model, preprocessing = project.made_like(name)
+            shape = _architecture(project, model, made.classes, preprocessing)
             candidates.append(CostCandidate(name=name, model=made.model, architecture=shape))
         for name, student in spec.students.items():
             results = done[f"students.{name}"].students

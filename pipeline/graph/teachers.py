@@ -9,7 +9,14 @@ from schemas.artifacts import HeldOut, SplitRef
 from schemas.errors import SpecError
 from schemas.labels import Fusion, LabelsInputs, Names
 from schemas.spec import Adapt
-from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
+from schemas.teachers import (
+    AdaptTeacher,
+    GivenTeacher,
+    LabelledDomain,
+    StudentTeacher,
+    TeacherInputs,
+    TrainTeacher,
+)
 from stages.classes import reordered
 
 
@@ -18,6 +25,9 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
     teacher = project.spec.teachers[name]
     if teacher.from_ is not None and teacher.adapt is not None:
         _add_adapted(graph, project, name, f"teachers.{teacher.from_}", teacher.adapt)
+        return
+    if teacher.student is not None:
+        _add_student(graph, project, name, teacher.student, teacher.seed)
         return
     targets = project.targets_of(name)
     needs = [step for domain in teacher.domains for step in project.data(domain, teacher.seed)]
@@ -65,6 +75,31 @@ def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: 
         ),
         after=tuple(step for target in project.heirs(name) for step in project.data(target)),
     )
+
+
+def _add_student(graph: Graph, project: Project, name: str, student: str, seed: int) -> None:
+    step, asked = f"students.{student}", project.spec.students[student]
+    target = project.target(asked)
+    samples, split, budget = project.data(target, seed if project.has_budget(target) else 0)
+    labels = f"labels.{asked.labels}" if asked.labels else None
+
+    def inputs(done: Outputs) -> TeacherInputs:
+        became = next(one for one in done[step].students if one.arm == "distilled" and one.seed == seed)
+        if became.model is None:
+            raise SpecError(f"teachers.{name}: {step} of seed {seed} has no model: {became.failure or became.stopped}")
+        return TeacherInputs(
+            task=project.task,
+            way=StudentTeacher(
+                student=became.model,
+                samples=done[samples].samples,
+                split=done[split].split,
+                budget=done[budget].budget,
+                labels=done[labels].labels if labels else None,
+            ),
+            held_out=held_out(project, done, *project.heirs(name)),
+        )
+
+    graph.add(f"teachers.{name}", [step, samples, split, budget, *([labels] if labels else [])], inputs)
 
 
 def held_out(project: Project, done: Outputs, *domains: str) -> tuple[HeldOut, ...]:
