@@ -39,7 +39,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += _order_faults(spec)
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
-        problems += [*_cohort_faults(spec), *_halving_faults(spec)]
+        problems += [*_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -302,6 +302,31 @@ def _halving_faults(spec: Spec) -> Iterator[str]:
                 f"{spec.where(name)}.halving compares by selection quality, and domain '{project.target(student)}' has "
                 "no validation labels: give it some (`label_budget`, `split`), or leave `halving` out"
             )
+
+
+def _rounds_faults(spec: Spec) -> Iterator[str]:
+    """What no policy can work with."""
+    from pipeline.rounds import POLICIES
+    from stages.tasks import TASKS
+
+    rounds = spec.rounds
+    if rounds is None:
+        return
+    try:
+        POLICIES.normal(rounds.policy, "rounds.policy")
+    except UserError as error:
+        yield from error.problems
+    metrics = TASKS.get(spec.task.name).metrics
+    for metric in rounds.until:
+        if metric not in metrics:
+            yield f"rounds.until: no metric is called '{metric}'{did_you_mean(metric, metrics)}"
+    if not spec.students:
+        yield "rounds: there are no students to go from round to round with"
+    for name, student in spec.students.items():
+        if student.labels is None:
+            yield f"{spec.where(name)}: rounds are of students with `labels`: leave it out, or leave out `rounds`"
+        if student.point is not None and spec.where(name) == f"students.{student.point.grid}":
+            yield f"{spec.where(name)}.grid: the points of a grid go through no rounds: leave out `grid`, or `rounds`"
 
 
 def _class_faults(spec: Spec) -> Iterator[str]:

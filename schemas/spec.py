@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
 from schemas.labels import Ids, Requirements, Space, Views, Weights
+from schemas.rounds import Rounds
 from schemas.training import Training
 
 SplitName = Literal["train", "validation", "test"]
@@ -409,6 +410,8 @@ class Spec(Document):
     """Label sets by name."""
     students: dict[Name, Student] = {}
     """Students by name."""
+    rounds: Rounds | None = None
+    """Rounds over all students, each seed a chain of its own; left out: labels are made once, and students trained."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     store: str | None = None

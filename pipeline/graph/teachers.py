@@ -141,7 +141,8 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
         )
         return
     teacher = f"teachers.{labels.teacher}"
-    screening = add_screening(graph, project, labels.teacher, domain)
+    # Rounds measure their teachers themselves, one after the other.
+    screening = None if project.spec.rounds else add_screening(graph, project, labels.teacher, domain)
     names = Names(teacher=labels.teacher, trained_on=project.trained_on(labels.teacher), domain=domain)
     graph.add(
         f"labels.{name}",
