@@ -61,7 +61,7 @@ class LabelJob:
         return Labeller(
             Store(self.store),
             Samples.open(self.samples_place, self.samples),
-            load_model(self.teacher_place, self.teacher),
+            load_model(self.teacher_place, self.teacher).for_inference(),
             self.how,
             device,
             told,
