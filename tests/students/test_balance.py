@@ -72,9 +72,9 @@ def test_rows_of_the_source_count_their_share_by_hand(world: World) -> None:
     assert world.source_truth[world.source.read[-1]].tolist() == source.truth_S.tolist()
     counts = np.bincount(world.source_truth)
     assert torch.allclose(source.weights_S, torch.from_numpy(20 / (3 * counts)).float()[source.truth_S])
-    one._seed(0)
+    one._steps._seed(0, 0)
     with torch.no_grad():
-        outputs = one.trainee.module.train()(torch.cat([labelled.inputs, source.inputs]))
+        outputs = one._steps.trainee.module.train()(torch.cat([labelled.inputs, source.inputs]))
     one.step(None, labelled, source)
     wanted = 0.75 * mean(outputs[:4], labelled.truth_L, labelled.weights_L)
     wanted += 0.25 * mean(outputs[4:], source.truth_S, source.weights_S)
@@ -85,9 +85,9 @@ def test_a_source_alone_counts_whole(world: World) -> None:
     one, feed = ready(world, cohort_of(student("s", "none", source=SEEN, budget=2, training={"source_share": 0.25})))
     source = feed.source(0, str(one.source))
     assert source.truth_S is not None
-    one._seed(0)
+    one._steps._seed(0, 0)
     with torch.no_grad():
-        outputs = one.trainee.module.train()(source.inputs)
+        outputs = one._steps.trainee.module.train()(source.inputs)
     one.step(None, None, source)
     assert one._loss_sum == pytest.approx(float(functional.cross_entropy(outputs, source.truth_S)), rel=1e-5)
 
