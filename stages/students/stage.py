@@ -20,7 +20,7 @@ from stages.students.methods import method_code
 from stages.tasks import task_code
 
 if TYPE_CHECKING:
-    from stages.students.fit import Order
+    from stages.students.order import Order
 
 
 class Students(Stage[CohortInputs, CohortOutputs]):
@@ -74,7 +74,7 @@ class Students(Stage[CohortInputs, CohortOutputs]):
 
     def orders(self, context: Context, inputs: CohortInputs) -> list[Order]:
         """What a worker is told of each student."""
-        from stages.students.fit import Order
+        from stages.students.order import Order
 
         fingerprints = self.fingerprints(inputs)
         return [

@@ -19,6 +19,7 @@ from stages.context import Context
 from stages.places import Place
 from stages.students import cohort, fit
 from stages.students.feed import Feed
+from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
 from stages.training.models import read_card, read_state
@@ -195,19 +196,19 @@ def test_what_a_method_trains_belongs_to_the_students_seed(world: World, local_c
     for item in fits:
         item.meet(feed)
         item.build()
-        states.append(item._learners.pack()[0])
+        states.append(item._steps.learners.pack()[0])
     assert states[2] == {}
     assert set(states[0]) == {"1.projection.module.weight", "1.projection.module.bias"}
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     before = states[0]["1.projection.module.weight"].clone()
     fits[0].step(feed.shared(0, {f"{0:032x}": ["features"]}), None)
-    assert not torch.equal(fits[0]._learners.pack()[0]["1.projection.module.weight"], before)
-    assert not any("projection" in name for name in fits[0].trainee.module.state_dict())
+    assert not torch.equal(fits[0]._steps.learners.pack()[0]["1.projection.module.weight"], before)
+    assert not any("projection" in name for name in fits[0]._steps.trainee.module.state_dict())
 
 
-def order_of(inputs: CohortInputs, number: int) -> fit.Order:
+def order_of(inputs: CohortInputs, number: int) -> Order:
     asked = inputs.model_copy(update={"students": (inputs.students[number],)})
-    return fit.Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
+    return Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
 
 
 @pytest.mark.parametrize("die_at", [0, 1, 9, 23, 42])
