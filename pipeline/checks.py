@@ -331,7 +331,7 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
         yield from error.problems
     task = TASKS.get(spec.task.name)
     if task.forces:
-        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave it out"
+        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave out"
     metrics = task.metrics
     for metric in rounds.until:
         if metric not in metrics:
