@@ -94,9 +94,12 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
             weights=student.weights if known else None,
             storage=spec.storage,
             strict=False,
-            features=get_method(normal.method[name]).needs.features,
+            features=(method := get_method(normal.method[name])).needs.features,
         )
         yield from _with_first(spec.where(name), asked, student.training)
+        for model in method.models:
+            own = {"model": model, "weights": None, "features": False}
+            yield f"{spec.where(name)}.method", asked.model_copy(update=own)
 
 
 def _with_first(where: str, asked: ProbeInputs, training: Training) -> Iterator[tuple[str, ProbeInputs]]:
