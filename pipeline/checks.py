@@ -11,7 +11,7 @@ from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
-from pipeline.trainings import training_faults
+from pipeline.trainings import needs_faults, training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
@@ -40,7 +40,8 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += _order_faults(spec)
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
-        problems += [*_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec), *side_faults(spec)]
+        problems += [*needs_faults(spec), *_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
+        problems += side_faults(spec)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 

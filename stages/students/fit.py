@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from schemas.artifacts import ModelRef
 from schemas.canonical import digest
-from schemas.errors import SpecError, TrainingFailed, UserError
+from schemas.errors import DataError, SpecError, TrainingFailed, UserError
 from schemas.models import ModelCard
 from schemas.spec import Storage
 from schemas.students import StudentOutputs
@@ -72,6 +72,8 @@ class Fit:
         self._epoch_steps = 1
         """Steps of an epoch of the shared stream."""
         self._fields: dict[str, int | None] = {}
+        self._teacher_figure: float | None = None
+        """What its labels are worth on its validation rows, for methods that follow the gap."""
         self._empty()
         with self.guard():
             self.method = get_method(self.student.method)
@@ -86,7 +88,7 @@ class Fit:
             elif self.needs.source:
                 name = self.student.method.name
                 raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
-            if task.forces and (self.needs.source or self.needs.labelled or self.needs.features):
+            if task.forces and self.needs.of_samples:
                 name = self.student.method.name
                 raise SpecError(
                     f"the method '{name}' compares samples, and labels here are of items: use soft, sequence or hard"
@@ -149,6 +151,8 @@ class Fit:
             beside = extras_of(labels.schema)
             self._fields = {field.name: math.prod(field.shape) if field.shape else None for field in beside}
             self.needs.check_labels(labels.schema.encoding, self._fields)
+        if self.needs.validation and self.labels:
+            self._teacher_figure = self._worth(feed, self.labels)
         if self.student.calibrate and self.labels:
             said = feed.said_of_validation(self.labels, self.budget)
             self.calibration = fit_temperature(*said, self.needs.temperatures)
@@ -162,6 +166,11 @@ class Fit:
             raise SpecError(
                 f"models of task '{self.order.asked.task.name}' train on one worker: leave out `data_parallel`"
             )
+        if self.peers.size > 1 and (self.needs.inputs or self.needs.validation):
+            name = self.student.method.name
+            raise SpecError(f"the method '{name}' trains on one worker, and here several share its batches")
+        if self.needs.inputs and self.student.training.mixing is not None:
+            raise SpecError(f"the method '{self.student.method.name}' has models of its own, and mixes no inputs")
         if self.peers.size > 1 and (settings := self.student.training.of_one_rank):
             raise SpecError(f"{', '.join(settings)} needs whole batches on one worker, and here several share them")
         saved = checkpoints.latest(self.order.folder / CHECKPOINTS)
@@ -239,8 +248,26 @@ class Fit:
         training, figure = self.student.training, figure_of(self._task, quality)
         if training.keeps_best and figure is not None and (self._best is None or figure > self._best[0]):
             self._best = (figure, self._steps.trainee.kept())
+        if figure is not None and self._teacher_figure is not None:
+            self.method.end_epoch(figure, self._teacher_figure)
         if self.done < self.student.steps and self._steps.trainee.grown:
             self.ended_early = reason_to_stop(training.early_stopping, self.history, self._task, self._after)
+
+    def _worth(self, feed: Feed, labels: str) -> float:
+        """The task's leading metric of its labels on its validation rows, larger being better.
+
+        Raises DataError where there are none.
+        """
+        said, truth, columns = feed.said_of_validation(labels, self.budget)
+        if not len(truth):
+            raise DataError(
+                f"the method '{self.student.method.name}' follows what validation says, and the label budget has no "
+                "validation rows: give it some"
+            )
+        logits = said.dense() if columns is None else said.dense()[:, columns]
+        figure = figure_of(self._task, self._task.score(logits, truth, self._task.metrics[:1]))
+        assert figure is not None, "there are rows"
+        return figure
 
     def quality(self, logits: NDArray[np.float32] | None, truth: Truth | None) -> dict[str, float]:
         """Metrics on its validation rows, of which its history tells nothing; without any, none.

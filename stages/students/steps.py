@@ -122,10 +122,12 @@ class Steps:
             logits, features = next(outputs)
             items, weights = self._task.items(lots["shared"]), shared.weights_B
             weights = weights if items is None else weights.repeat_interleave(items)
-            shared_rows = SharedRows(logits, said, weights, features, progress=progress)
+            given = lots["shared"] if self._method.needs.inputs else None
+            shared_rows = SharedRows(logits, said, weights, features, progress=progress, inputs=given)
         if labelled is not None:
             logits, _ = next(outputs)
-            labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress, self._counts(labelled.weights_L))
+            given, counts = lots["labelled"] if self._method.needs.inputs else None, self._counts(labelled.weights_L)
+            labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress, counts, given)
         of_source = None
         if source is not None:
             logits, features = next(outputs)
@@ -181,6 +183,13 @@ class Steps:
                 load_given(ref, module, strict=False, storage=self._storage)
         return module.to(self._device).to(memory_format=torch.channels_last)
 
+    def _another(self, model: Part, number: int) -> torch.nn.Module:
+        """A model of the method's own, for the student's inputs and classes."""
+        seed = _seed_of("model of the method", self._student.seed, number)
+        preprocessing = self._asked.stream.preprocessing
+        module = models.build(self._task, model, len(self._asked.classes), preprocessing, seed)
+        return module.to(self._device).to(memory_format=torch.channels_last)
+
     def _fake_batch(self) -> torch.Tensor:
         settings = models.preprocessing_of(self._task, self._asked.stream.preprocessing)
         return self._task.fake_batch(FAKE_ROWS, settings).to(self._device)
@@ -192,7 +201,7 @@ class Steps:
             self._penultimate = Penultimate(module, self._fake_batch(), len(classes), self._student.model.name)
         self._passes = Passes(module, self._penultimate, self._student.training, self._seed_part, self._task.items)
         width = None if self._penultimate is None else self._penultimate.width
-        sizes = Sizes(len(classes), width, self._fields)
+        sizes = Sizes(len(classes), width, self._fields, self._another)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_seed_of("method", self._student.seed))
             made = self._method.learners(sizes, self._student.training)

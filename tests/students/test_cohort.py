@@ -231,6 +231,25 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert fresh.feeds[0].counters["decoded"] < world.feeds[0].counters["decoded"], "it went on, not back"
 
 
+def test_peers_and_the_teachers_share_resume_too(world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = Part.model_validate({"name": "mutual", "peers": ["tests.students.world:small"]})
+    share = Part.model_validate({"name": "adaptive", "alpha": 0.5, "rate": 0.5})
+    asked = cohort_of(student("m", peers), student("a", share), student("s", Part(name="soft")))
+    whole = STUDENTS.run(contexts("whole"), asked)
+    assert [one.failure for one in whole.students] == [None] * 3
+    alone = STUDENTS.run(contexts("alone"), cohort_of(asked.students[0])).students[0]
+    assert alone.model is not None
+    assert whole.students[0].model is not None
+    assert alone.model.digest == whole.students[0].model.digest, "peers are its own: neighbours do not count"
+    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    World().use(monkeypatch).samples.die_at = 23
+    context = contexts("killed")
+    with pytest.raises(Killed):
+        STUDENTS.run(context, asked)
+    World().use(monkeypatch)
+    assert digests(STUDENTS.run(context, asked)) == digests(whole)
+
+
 @pytest.mark.parametrize("die_at", [1, 5, 12])
 def test_killed_between_two_checkpoints_of_one_step(
     world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch, die_at: int
