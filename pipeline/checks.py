@@ -9,12 +9,13 @@ from typing import Any
 from pipeline.graph.project import ALONE, Project
 from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
+from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
 from pipeline.trainings import needs_faults, training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
-from schemas.labels import FEATURES, LabelSchema
+from schemas.labels import FEATURES, SAID, LabelSchema
 from schemas.spec import Spec, Student
 from stages.classes import class_columns
 from stages.code import code_digest
@@ -40,6 +41,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
         problems += [*needs_faults(spec), *_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
+        problems += side_faults(spec)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -170,15 +172,15 @@ def _circle(spec: Spec, trail: tuple[str, ...]) -> tuple[str, ...] | None:
 
 def _task_faults(spec: Spec) -> Iterator[str]:
     from stages.domains.sources import check_source
-    from stages.tasks import TASKS
+    from stages.tasks import get_task
 
-    task = TASKS.get(spec.task.name)
+    task = get_task(spec.task)
     for metric in spec.evaluation.metrics:
         if metric not in task.metrics:
             known = did_you_mean(metric, task.metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
     for name, domain in spec.domains.items():
-        for problem in check_source(domain.from_, domain.columns, task.roles):
+        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
             yield f"domains.{name}: {problem}"
     for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:
@@ -199,10 +201,12 @@ def _task_faults(spec: Spec) -> Iterator[str]:
 def _label_faults(spec: Spec) -> Iterator[str]:
     """Labels that a student's method cannot learn from, or encodings that the classes cannot have."""
     from stages.labels.encodings import check_temperatures, codec_of
+    from stages.tasks import get_task
 
+    task = get_task(spec.task)
     for name, labels in spec.labels.items():
         if labels.from_ is None:
-            beside = (*labels.difficulty, *([FEATURES] if labels.features else []))
+            beside = [*labels.difficulty, *([FEATURES] if labels.features else []), *([SAID] if task.forces else [])]
             yield from method_faults(spec, name, labels.encoding, beside)
     for name, labels in spec.labels.items():
         for parent in labels.fuse:
@@ -221,8 +225,18 @@ def _label_faults(spec: Spec) -> Iterator[str]:
 
 def given_faults(spec: Spec, labels: str, schema: LabelSchema) -> Iterator[str]:
     """What keeps a spec from using labels of another store: its students' methods, or classes that its domain names."""
+    from stages.tasks import get_task
+
     yield from method_faults(spec, labels, schema.encoding, [field.name for field in schema.fields])
     domain = str(spec.domain_of(labels))
+    own = get_task(spec.task).vocabulary()
+    if own is not None and tuple(schema.classes) != own:
+        yield (
+            f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} others: "
+            "set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared tokens: export "
+            "its translations, and give them as the labels of a domain"
+        )
+        return
     classes = spec.domains[domain].classes
     if classes is not None:
         try:
@@ -316,7 +330,10 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
         POLICIES.normal(rounds.policy, "rounds.policy")
     except UserError as error:
         yield from error.problems
-    metrics = TASKS.get(spec.task.name).metrics
+    task = TASKS.get(spec.task.name)
+    if task.forces:
+        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave out"
+    metrics = task.metrics
     for metric in rounds.until:
         if metric not in metrics:
             yield f"rounds.until: no metric is called '{metric}'{did_you_mean(metric, metrics)}"

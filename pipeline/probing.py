@@ -20,6 +20,7 @@ from schemas.models import ProbeInputs, ProbeVerdict
 from schemas.training import Training
 from stages.context import Context
 from stages.students.methods import get_method
+from stages.tasks import get_task
 from stages.training.probe import probe_key
 
 UNKNOWN_CLASSES = ("first", "second")
@@ -62,10 +63,13 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
 def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, ProbeInputs]]:
     spec, normal = loaded.spec, normal_parts(loaded.spec)
     project = Project(spec, normal, {}, {})
+    tokens = get_task(normal.task).vocabulary()
     storing = {project.root(item.teacher) for item in spec.labels.values() if item.teacher and item.features}
 
     def classes_of(domain: str | None) -> tuple[str, ...] | None:
         packed = outputs.get(f"domains.{domain}")
+        if tokens is not None:
+            return tokens
         return spec.domains[domain].classes or (packed.classes if packed else None) if domain else None
 
     for name, teacher in spec.teachers.items():

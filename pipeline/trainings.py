@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from schemas.spec import Spec
 from schemas.training import Training
 from stages.students.methods import get_method
+from stages.tasks import TASKS
 from stages.training.optim import optimizer_faults
 
 
@@ -64,6 +65,11 @@ def needs_faults(spec: Spec) -> Iterator[str]:
     for name, student in spec.students.items():
         needs, where = get_method(student.method).needs, spec.where(name)
         domain = str(spec.domain_of(student.labels) if student.labels else student.domain)
+        if needs.of_samples and TASKS.get(spec.task.name).forces:
+            yield (
+                f"{where}.method: '{student.method.name}' compares samples, and labels of '{spec.task.name}' are of "
+                "their items: use soft, sequence or hard"
+            )
         if needs.validation and not _can_validate(spec, domain):
             yield (
                 f"{where}.method: '{student.method.name}' follows what validation says, and '{domain}' has no "

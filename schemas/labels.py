@@ -100,8 +100,9 @@ class LabelShape(Contract):
         return self.kind in ("token", "box")
 
 
-FEATURES, ENTROPY, MARGIN = "features", "entropy", "margin"
-"""Fields that may stand beside labels: what the teacher's head reads, and how hard a label is by its own word."""
+FEATURES, ENTROPY, MARGIN, SAID = "features", "entropy", "margin", "said"
+"""Fields that may stand beside labels: what the teacher's head reads, how hard a label is by its own word, and the
+class that a teacher took for an item before it came to the next one."""
 
 
 class Extra(Contract):
@@ -111,7 +112,7 @@ class Extra(Contract):
     """Name of the array: `entropy` and `margin` are worked out from the logits, others come from the teacher."""
     width: PositiveInt | None = None
     """Numbers per row; none for a single one."""
-    dtype: Literal["float16", "float32"] = "float32"
+    dtype: Literal["float16", "float32", "uint8", "uint16", "uint32"] = "float32"
     """Type of one number."""
     per: Literal["sample", "label"] = "label"
     """Whether it belongs to a sample or to each of its labels."""

@@ -8,7 +8,6 @@ without any are passed over: there is nothing to see). A class-balanced one take
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
 from schemas.artifacts import BudgetRef
 from schemas.domains import BudgetInputs, BudgetOutputs
@@ -20,7 +19,6 @@ from stages.domains import ipc
 from stages.domains.reader import (
     BUDGET_FILE,
     TRAIN,
-    UNKNOWN,
     VALIDATION,
     Budget,
     Samples,
@@ -29,6 +27,7 @@ from stages.domains.reader import (
     read_truth,
 )
 from stages.domains.splits import ranks
+from stages.truth import UNKNOWN, to_arrow
 
 
 def make_budget(context: Context, inputs: BudgetInputs, attempt: Attempt) -> BudgetOutputs:
@@ -55,7 +54,7 @@ def make_budget(context: Context, inputs: BudgetInputs, attempt: Attempt) -> Bud
         "position": np.r_[train, validation],
         "truth": np.r_[budget.train_truth, budget.validation_truth],
     }
-    attempt.put(BUDGET_FILE, ipc.encode({name: pa.array(values) for name, values in columns.items()}))
+    attempt.put(BUDGET_FILE, ipc.encode({name: to_arrow(values) for name, values in columns.items()}))
     ref = BudgetRef(uri=attempt.folder.uri, fingerprint=attempt.fingerprint, digest=budget_digest(budget))
     return BudgetOutputs(budget=ref, train=len(train), validation=len(validation))
 
@@ -65,7 +64,7 @@ def draw_rows(
 ) -> np.ndarray:
     """Positions drawn from one split, int64, sorted; all rows with known truth if there is no budget.
 
-    content_ids uint8 (N, 16), in_split bool (N,), truth int32 (N,). Raises DataError if there are too few.
+    content_ids uint8 (N, 16), in_split bool (N,), truth (N,). Raises DataError if there are too few.
     """
     known = np.flatnonzero(in_split & (truth != UNKNOWN))
     if budget is None:

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from schemas.artifacts import ObjectInfo, SamplesRef, TruthRef
 from schemas.domains import DomainInputs, DomainManifest, DomainOutputs, ShardInfo
@@ -24,10 +23,11 @@ from stages.context import Context
 from stages.domains import ipc
 from stages.domains.kept import PACKED, known_slices, pack_once
 from stages.domains.pack import TRUTH_FILE, BadEntry, Job, PackedShard, occurrences, pack_row, renumber
-from stages.domains.reader import MANIFEST, UNKNOWN, samples_digest, truth_digest
+from stages.domains.reader import MANIFEST, samples_digest, truth_digest
 from stages.domains.sources import SourceReader, open_source
 from stages.domains.sources.base import SAMPLE_ID
 from stages.tasks.base import BadRow, Column, Task
+from stages.truth import UNKNOWN, to_arrow
 
 QUARANTINE = "quarantine.jsonl"
 SHOWN = 5
@@ -37,10 +37,11 @@ T = TypeVar("T")
 
 def ingest(context: Context, inputs: DomainInputs, task: Task, prepare: Any, attempt: Attempt) -> DomainOutputs:
     """Pack a domain under `attempt` (not committed). Raises DataError for bad rows, doubled ids, no rows."""
-    reader = open_source(inputs.source, inputs.columns, task.roles, task.files)
+    reader = open_source(inputs.source, inputs.columns, task.roles, task.files, task.optional)
     columns = _first_columns(reader, task, prepare, inputs.shard_rows)
     kept = attempt.folder / PACKED
-    job = Job(task, prepare, attempt.folder / attempt.name, kept, known_slices(kept), inputs.classes, columns)
+    given = task.vocabulary() or inputs.classes
+    job = Job(task, prepare, attempt.folder / attempt.name, kept, known_slices(kept), given, columns)
     slices = ((job, number, *item) for number, item in enumerate(reader.slices(inputs.shard_rows)))
     packed: list[PackedShard] = []
     done, reporter = 0, context.reporter()
@@ -52,13 +53,13 @@ def ingest(context: Context, inputs: DomainInputs, task: Task, prepare: Any, att
     shards = [item for item in packed if item.rows]
     _check_ids(job, shards)
     duplicates = _number_duplicates(context, job, shards)
-    classes, truths = _truth(shards, inputs.classes)
+    classes, truths = _truth(shards, given)
     infos = _write_truth(attempt, shards, truths)
     manifest = DomainManifest(
         rows=sum(item.rows for item in shards),
         columns={role: column.dump() for role, column in columns.items()},
         classes=classes,
-        class_counts=None if truths is None else _counts(truths, len(classes or ())),
+        class_counts=None if truths is None or task.coded else _counts(truths, len(classes or ())),
         duplicates=duplicates,
         quarantined=_quarantine(attempt, packed),
         given_splits=reader.given_splits,
@@ -186,7 +187,7 @@ def _number_duplicates(context: Context, job: Job, shards: list[PackedShard]) ->
 def _truth(
     shards: list[PackedShard], given: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...] | None, list[np.ndarray] | None]:
-    """Class names in order, and int32 numbers by shard; no numbers where no row has a label."""
+    """Class names in order, and the truth by shard, int32 numbers of these or bytes; none where no row has a label."""
     if not any((item.truth != UNKNOWN).any() for item in shards):
         return given, None
     if given is not None:
@@ -214,7 +215,7 @@ def _write_truth(attempt: Attempt, shards: list[PackedShard], truths: list[np.nd
             attempt.add(samples)
         truth: ObjectInfo | None = None
         if truths is not None:
-            truth = attempt.put(TRUTH_FILE.format(item.number), ipc.encode({"truth": pa.array(truths[index])}))
+            truth = attempt.put(TRUTH_FILE.format(item.number), ipc.encode({"truth": to_arrow(truths[index])}))
         infos.append(ShardInfo(name=samples.name, rows=item.rows, digest=item.digest, samples=samples, truth=truth))
     return tuple(infos)
 

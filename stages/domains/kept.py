@@ -21,6 +21,7 @@ from stages.domains import ipc
 from stages.domains.pack import TRUTH_FILE, BadEntry, Job, PackedShard, hashed, pack_slice
 from stages.domains.sources.base import SAMPLE_ID, RowSlice
 from stages.places import Place, checksum, new_attempt
+from stages.truth import from_arrow, to_arrow
 
 PACKED = "packed"
 """Folder of the slices, below that of the artifact."""
@@ -46,7 +47,7 @@ def _keep(job: Job, packed: PackedShard) -> None:
     """Say that a slice is packed. Another's word may stand there by now: it is of the same bytes."""
     truth = None
     if packed.rows:
-        name, data = TRUTH_FILE.format(packed.number), ipc.encode({"truth": pa.array(packed.truth)})
+        name, data = TRUTH_FILE.format(packed.number), ipc.encode({"truth": to_arrow(packed.truth)})
         job.kept.put(f"{packed.where}/{name}", data)
         truth = ObjectInfo(name=name, size=len(data), checksum=checksum(data))
     known = PackedSlice(
@@ -81,7 +82,7 @@ def _take(job: Job, number: int) -> PackedShard | None:
                 digest=known.digest or "",
                 content_ids=ipc.fixed_bytes(samples.column("content_id")).copy(),
                 id_hashes=hashed(samples.column(SAMPLE_ID).to_pylist()) if known.given_ids else None,
-                truth=ipc.numbers(truth.column("truth")).copy(),
+                truth=from_arrow(truth.column("truth")).copy(),
                 sums=known.sums,
                 where=known.where,
             )

@@ -17,10 +17,10 @@ import pyarrow as pa
 from schemas.artifacts import ObjectInfo
 from schemas.canonical import DIGEST_BYTES, digest_bytes
 from stages.domains import ipc
-from stages.domains.reader import UNKNOWN
 from stages.domains.sources.base import LABEL, SAMPLE_ID, RowSlice
 from stages.places import Place, checksum
 from stages.tasks.base import BadRow, Column, Sample, Task
+from stages.truth import UNKNOWN, Truth, as_truth
 
 SAMPLES_FILE = "samples-{:05d}.arrow"
 TRUTH_FILE = "truth-{:05d}.arrow"
@@ -73,8 +73,8 @@ class PackedShard:
     """uint8 (rows, 16): hashes of given sample ids, to find doubles; none where ids are made here."""
     classes: tuple[str, ...] = ()
     """Names that `truth` counts in."""
-    truth: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    """int32 (rows,): numbers in `classes`, or UNKNOWN."""
+    truth: Truth = field(default_factory=lambda: np.empty(0, np.int32))
+    """int32 (rows,): numbers in `classes`, or UNKNOWN; of a task whose truth is bytes, these."""
     sums: dict[str, float] = field(default_factory=dict)
     """Sum by role over all values (raw) or over lengths in bytes (encoded)."""
     where: str = ""
@@ -82,16 +82,18 @@ class PackedShard:
 
 
 class _Truth:
-    """Labels of a slice as numbers: of the given classes, or of names in order of appearance."""
+    """Labels of a slice as numbers: of the given classes, or of names in order of appearance; or as bytes."""
 
     def __init__(self, task: Task, classes: tuple[str, ...] | None) -> None:
         self._task, self._given = task, classes
         self._numbers: dict[str, int] = {}
 
-    def number(self, label: Any) -> int:
+    def of(self, label: Any) -> int | bytes:
         """Raises BadRow for a label out of the classes."""
         if _is_empty(label):
             return UNKNOWN
+        if self._task.coded:
+            return self._task.code_truth(label)
         if self._given is not None:
             return self._task.pack_truth(label, self._given)
         return self._numbers.setdefault(self._task.class_name(label), len(self._numbers))
@@ -104,7 +106,7 @@ class _Truth:
 def pack_row(task: Task, prepare: Any, row: Mapping[str, Any]) -> Sample:
     """The sample of one row. Raises BadRow."""
     for role in task.roles:
-        if _is_empty(row.get(role)):
+        if _is_empty(row.get(role)) and (role in row or role not in task.optional):
             raise BadRow(f"'{role}' has no value")
     if SAMPLE_ID in row and _is_empty(row[SAMPLE_ID]):
         raise BadRow(f"'{SAMPLE_ID}' has no value")
@@ -116,7 +118,7 @@ def pack_slice(job: Job, number: int, split: int | None, piece: RowSlice) -> Pac
     values: dict[str, list[bytes]] = {role: [] for role in job.columns}
     content: list[bytes] = []
     given_ids: list[str] | None = None
-    numbers: list[int] = []
+    labels: list[int | bytes] = []
     truth = _Truth(job.task, job.classes)
     packed = PackedShard(number)
     for place, row in piece.read():
@@ -125,19 +127,19 @@ def pack_slice(job: Job, number: int, split: int | None, piece: RowSlice) -> Pac
                 raise row
             sample = pack_row(job.task, job.prepare, row)
             _check_columns(sample.columns, job.columns)
-            label = truth.number(row.get(LABEL))
+            label = truth.of(row.get(LABEL))
         except BadRow as error:
             packed.bad.append(BadEntry(place, str(error)))
             continue
         for role, value in sample.values.items():
             values[role].append(value)
         content.append(hashlib.blake2b(sample.content, digest_size=DIGEST_BYTES).digest())
-        numbers.append(label)
+        labels.append(label)
         if SAMPLE_ID in row:
             given_ids = [] if given_ids is None else given_ids
             given_ids.append(str(row[SAMPLE_ID]))
     packed.rows = len(content)
-    packed.truth, packed.classes = np.asarray(numbers, np.int32), truth.classes
+    packed.truth, packed.classes = as_truth(labels, job.task.coded), truth.classes
     if content:
         packed.content_ids = np.frombuffer(b"".join(content), np.uint8).reshape(-1, DIGEST_BYTES)
         if given_ids is not None:

@@ -10,7 +10,8 @@ Shapes: N rows of the domain, B rows asked for, D shards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,11 +29,10 @@ from stages.cache import held
 from stages.domains import ipc
 from stages.places import Place
 from stages.tasks.base import Column, Packed
+from stages.truth import content, from_arrow
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 """Split codes."""
-UNKNOWN = -1
-"""Truth of a row whose label cell is empty."""
 MANIFEST = "manifest.json"
 SPLIT_FILE = "split.arrow"
 BUDGET_FILE = "budget.arrow"
@@ -59,6 +59,22 @@ class Samples:
         if samples_digest(manifest) != ref.digest:
             raise DataError(f"the samples at {place.uri} are not those that were referred to: run again")
         return cls(files, manifest)
+
+    def only(self, roles: Collection[str] | None) -> Samples:
+        """The same rows by some of their columns: the others are neither read nor given. None: all columns.
+
+        Raises DataError if the domain lacks one.
+        """
+        if roles is None:
+            return self
+        if missing := [role for role in roles if role not in self.columns]:
+            raise DataError(
+                f"the domain at {self.uri} has no '{missing[0]}', which a model is to read; it has "
+                f"{', '.join(self.columns)}"
+            )
+        seen = copy(self)
+        seen.columns = {role: self.columns[role] for role in self.columns if role in roles}
+        return seen
 
     @property
     def rows(self) -> int:
@@ -184,13 +200,14 @@ class Budget:
 
 
 def read_truth(place: Place, ref: TruthRef) -> tuple[np.ndarray, tuple[str, ...]]:
-    """True class numbers int32 (N,), -1 where unknown, and the class names. For budgets and final evaluation only.
+    """True class numbers int32 (N,) or bytes, -1 where unknown, and the class names. For budgets and final evaluation
+    only.
 
     Raises StoreError if a file is damaged, DataError if it is not the truth that was referred to.
     """
     manifest, artifact, files = _open_manifest(place, ref)
     infos = [shard.truth for shard in manifest.shards if shard.truth is not None]
-    truths = [ipc.numbers(ipc.decode(read_object(files, artifact, info.name)).column("truth")) for info in infos]
+    truths = [from_arrow(ipc.decode(read_object(files, artifact, info.name)).column("truth")) for info in infos]
     classes = manifest.classes or ()
     if truth_digest(classes, truths) != ref.digest:
         raise DataError(f"the truth at {place.uri} is not that which was referred to: run again")
@@ -210,7 +227,8 @@ def read_budget(place: Place, ref: BudgetRef) -> Budget:
     """The rows whose truth may be seen, and that truth."""
     artifact, files = open_ref(place, ref, "budgets")
     batch = ipc.decode(read_object(files, artifact, BUDGET_FILE))
-    split, position, truth = (ipc.numbers(batch.column(name)) for name in ("split", "position", "truth"))
+    split, position = (ipc.numbers(batch.column(name)) for name in ("split", "position"))
+    truth = from_arrow(batch.column("truth"))
     train, validation = split == TRAIN, split == VALIDATION
     budget = Budget(position[train], truth[train], position[validation], truth[validation])
     if budget_digest(budget) != ref.digest:
@@ -225,8 +243,8 @@ def samples_digest(manifest: DomainManifest) -> str:
 
 
 def truth_digest(classes: tuple[str, ...], truths: Iterable[np.ndarray]) -> str:
-    """Digest of the true labels: class names and numbers by row (int32, by shard)."""
-    return digest_bytes(canonical_json(list(classes)), *(values.astype("<i4").tobytes() for values in truths))
+    """Digest of the true labels: class names, and by shard numbers (int32) or bytes by row."""
+    return digest_bytes(canonical_json(list(classes)), *(content(values) for values in truths))
 
 
 def split_digest(codes: np.ndarray) -> str:
@@ -239,9 +257,9 @@ def budget_digest(budget: Budget) -> str:
     return digest_bytes(
         b"budget",
         budget.train_positions.astype("<i8").tobytes(),
-        budget.train_truth.astype("<i4").tobytes(),
+        content(budget.train_truth),
         budget.validation_positions.astype("<i8").tobytes(),
-        budget.validation_truth.astype("<i4").tobytes(),
+        content(budget.validation_truth),
     )
 
 

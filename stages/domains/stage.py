@@ -33,7 +33,8 @@ class Domains(Stage[DomainInputs, DomainOutputs]):
         from stages.domains.sources import check_source
         from stages.tasks import get_task
 
-        return check_source(inputs.source, inputs.columns, get_task(inputs.task).roles)
+        task = get_task(inputs.task)
+        return check_source(inputs.source, inputs.columns, task.roles, task.optional)
 
     def with_digest(self, inputs: DomainInputs, workspace: Place | None) -> DomainInputs:
         """The inputs with their `source_digest`, read if it is left out.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from schemas.evaluation import ArmQuality, Comparison, Interval
 from schemas.spec import Evaluation
 from stages.tasks.base import Task
+from stages.truth import Truth
 
 CHUNK_BYTES = 32 * 2**20
 """Bytes of the row weights of one chunk; the task's scoring takes a small multiple of it."""
@@ -43,7 +44,7 @@ def compare(
     distilled: ArmQuality,
     baseline: ArmQuality,
     logits_of: LogitsOf,
-    truth: NDArray[np.int32],
+    truth: Truth,
     settings: Evaluation,
 ) -> Comparison | None:
     """Distilled minus baseline over the seeds that both have; None if they share none.
@@ -73,7 +74,7 @@ def compare(
 
 
 def draw_differences(
-    task: Task, metric: str, ours: NDArray[Any], theirs: NDArray[Any], truth: NDArray[np.int32], draws: int
+    task: Task, metric: str, ours: NDArray[Any], theirs: NDArray[Any], truth: Truth, draws: int
 ) -> NDArray[np.float64]:
     """The difference of one pair of models under each draw of the test rows: (D,).
 

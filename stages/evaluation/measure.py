@@ -41,7 +41,9 @@ def measure(inputs: CostInputs, storage: Storage) -> Cost:
     candidate = inputs.candidates[0]
     place = Place(candidate.model.uri, storage)
     model = load_model(place, candidate.model)
-    samples = Samples.open(Place(inputs.samples.uri, storage), inputs.samples)
+    samples = Samples.open(Place(inputs.samples.uri, storage), inputs.samples).only(
+        model.task.reads(model.preprocessing)
+    )
     # A domain of fewer rows than a batch is repeated.
     rows = np.arange(BATCH, dtype=np.int64) % samples.rows
     batch = model.task.batch(samples.gather(rows), model.preprocessing).to(device)

@@ -21,16 +21,24 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from schemas.artifacts import ObjectInfo, SamplesRef, SplitRef
+from schemas.base import Part
 from schemas.errors import DataError, InternalError
 from schemas.evaluation import Candidate, EvaluationInputs
+from schemas.labels import SAID
 from schemas.spec import Storage
 from stages.artifacts import Attempt
 from stages.cluster import cores, gpus_per_worker, own_error
 from stages.context import Context
+from stages.labels.encodings import ITEMS
 from stages.places import Place, checksum
+from stages.tasks import get_task
+from stages.tasks.base import Task
+from stages.truth import Truth
 
 if TYPE_CHECKING:
     from stages.domains.reader import Budget, Samples
+    from stages.labels.alignment import AlignedLabels
+    from stages.labels.reader import LabelSet
     from stages.training.models import LoadedModel
 
 Logits = NDArray[np.float32]
@@ -43,6 +51,7 @@ TEST_ROWS = "test.safetensors"
 class Job:
     """What a worker needs to predict with one candidate; crosses process boundaries."""
 
+    task: Part
     candidate: Candidate
     samples: SamplesRef
     split: SplitRef
@@ -84,10 +93,10 @@ class Evidence:
     """All that is known before figures are computed."""
 
     entries: tuple[Entry, ...]
-    test_truth: NDArray[np.int32] | None
-    """Class numbers of the test rows, -1 where unknown; none without any truth."""
-    reference: NDArray[np.int64] | None
-    """What the reference labels say of the test rows: the number of the largest class."""
+    test_truth: Truth | None
+    """Truth of the test rows, -1 where unknown; none without any."""
+    reference: NDArray[Any] | None
+    """What the reference labels say of the test rows, as `Task.compared` makes it: the number of the largest class."""
 
 
 def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) -> Evidence:
@@ -100,7 +109,7 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
     from stages.labels.reader import LabelSet
     from stages.training.models import read_card
 
-    test = final_positions(read_split(context.place(inputs.split), inputs.split))
+    test, task = final_positions(read_split(context.place(inputs.split), inputs.split)), get_task(inputs.task)
     truth, classes = None, None
     if inputs.truth is not None:
         every_truth, classes = read_truth(context.place(inputs.truth), inputs.truth)
@@ -111,7 +120,7 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
         aligned = labels.align(Samples.open(context.place(inputs.samples), inputs.samples))
         classes = classes or labels.classes
         order = class_order(labels.classes, classes, "the reference labels")
-        reference = aligned.logits(test)[:, order].argmax(axis=1)
+        reference = task.compared(arranged(task, labels_say(task, aligned)(test), order))
     if classes is None:
         models = [candidate.model for candidate in inputs.candidates if candidate.model is not None]
         classes = read_card(context.place(models[0]), models[0]).classes if models else ()
@@ -119,7 +128,16 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
     attempt.put(TEST_ROWS, save({"positions": test}, {"classes": json.dumps(classes)}))
     folder = attempt.folder / attempt.name
     jobs = [
-        Job(candidate, inputs.samples, inputs.split, tuple(classes), inputs.batch_size, context.storage, folder)
+        Job(
+            inputs.task,
+            candidate,
+            inputs.samples,
+            inputs.split,
+            tuple(classes),
+            inputs.batch_size,
+            context.storage,
+            folder,
+        )
         for candidate in inputs.candidates
     ]
     entries = []
@@ -159,10 +177,11 @@ def predict(job: Job) -> Answer:
         selection = read_budget(Place(candidate.budget.uri, job.storage), candidate.budget).validation_positions
     classes, say = _speaker(job, samples)
     order = class_order(classes, job.classes, f"'{candidate.arm}' of seed {candidate.seed}")
+    task = get_task(job.task)
     said: dict[str, NDArray[Any]] = {
-        "test_logits": np.ascontiguousarray(say(test)[:, order], np.float32),
+        "test_logits": arranged(task, say(test), order),
         "selection_positions": selection,
-        "selection_logits": np.ascontiguousarray(say(selection)[:, order], np.float32),
+        "selection_logits": arranged(task, say(selection), order),
     }
     for name in ("test_logits", "selection_logits"):
         bad = int((~np.isfinite(said[name])).any(axis=1).sum())
@@ -174,20 +193,41 @@ def predict(job: Job) -> Answer:
 
 
 def model_logits(model: LoadedModel, samples: Samples, positions: Positions, batch_size: int) -> Logits:
-    """Logits (N, C of the model) for rows of a domain, `batch_size` rows at a time, on one thread."""
+    """Logits (N, C of the model) for rows of a domain, `batch_size` rows at a time, on one thread.
+
+    Of a model that is forced, what it says (N, T).
+    """
     import torch
 
     from stages.training.launch import device
 
     where = device()
     module = model.module.to(where)
-    logits = np.empty((len(positions), len(model.card.classes)), np.float32)
+    read = samples.only(model.task.reads(model.preprocessing))
+    parts = [np.empty((0, len(model.card.classes)), np.float32)] if not len(positions) else []
     with _one_thread(), torch.inference_mode():
         for start in range(0, len(positions), batch_size):
-            rows = positions[start : start + batch_size]
-            batch = model.task.batch(samples.gather(rows), model.preprocessing).to(where)
-            logits[start : start + len(rows)] = module(batch).float().cpu().numpy()
-    return logits
+            batch = model.task.batch(read.gather(positions[start : start + batch_size]), model.preprocessing)
+            parts.append(module(batch.to(where)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def arranged(task: Task, said: Logits, order: Sequence[int]) -> Logits:
+    """What a model says, its classes in the domain's order; answers of a model that is forced are of the task's own."""
+    return np.ascontiguousarray(said if task.forces else said[:, order], np.float32)
+
+
+def labels_say(task: Task, labels: LabelSet | AlignedLabels) -> Callable[[Positions], Logits]:
+    """What answers for rows in a teacher's place: its labels."""
+    if not task.forces:
+        return labels.logits
+
+    def say(positions: Positions) -> Logits:
+        stored = labels.gather(positions)
+        answers: Logits = task.recalled(stored[ITEMS], stored[SAID]).numpy().astype(np.float32)
+        return answers
+
+    return say
 
 
 def class_order(own: Sequence[str], wanted: Sequence[str], who: str) -> list[int]:
@@ -211,7 +251,7 @@ def _speaker(job: Job, samples: Samples) -> tuple[Sequence[str], Callable[[Posit
     candidate = job.candidate
     if candidate.labels is not None:
         labels = LabelSet.open_ref(Place(candidate.labels.uri, job.storage), candidate.labels)
-        return labels.classes, labels.align(samples).logits
+        return labels.classes, labels_say(get_task(job.task), labels.align(samples))
     from stages.training.models import load_model
 
     assert candidate.model is not None, "a candidate without model and labels was answered before"

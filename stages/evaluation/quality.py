@@ -15,6 +15,7 @@ from schemas.evaluation import IMPOSSIBLE, ArmQuality, Comparison, EvaluationInp
 from stages.evaluation.compare import best_baseline, compare
 from stages.evaluation.predict import Entry, Evidence
 from stages.tasks.base import Task
+from stages.truth import UNKNOWN
 
 ORDER = ("teacher", "distilled", "no-teacher", "source-only", "source-finetuned")
 """Arms as they are shown."""
@@ -25,7 +26,7 @@ NEEDS_TRUTH = ("no-teacher", "source-finetuned")
 def table_of(task: Task, metrics: Sequence[str], inputs: EvaluationInputs, evidence: Evidence) -> QualityTable:
     """The figures of one subject. Reads each candidate's predictions once, and twice for the two compared arms."""
     truth = evidence.test_truth
-    known = np.flatnonzero(truth >= 0) if truth is not None else None
+    known = np.flatnonzero(truth != UNKNOWN) if truth is not None else None
     arms = []
     for arm in _arms(inputs):
         entries = [entry for entry in evidence.entries if entry.candidate.arm == arm]
@@ -76,7 +77,8 @@ def _seed_quality(
         final = task.score(said["test_logits"][known], evidence.test_truth[known], metrics)
     itself = inputs.reference is not None and entry.candidate.labels == inputs.reference
     if evidence.reference is not None and len(evidence.reference) and not itself:
-        agreement = float(np.mean(said["test_logits"].argmax(axis=1) == evidence.reference))
+        same = task.compared(said["test_logits"]) == evidence.reference
+        agreement = float(np.mean(same.reshape(len(same), -1).all(axis=1)))
     return SeedQuality(seed=seed, selection=selection, final=final, agreement=agreement)
 
 

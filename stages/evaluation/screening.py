@@ -20,6 +20,7 @@ from stages.context import Context
 from stages.places import Place
 from stages.tasks import get_task, task_code
 from stages.tasks.base import Task
+from stages.truth import Truth
 
 
 class ScreeningStage(Stage[ScreeningInputs, ScreeningOutputs]):
@@ -68,7 +69,7 @@ class ScreeningStage(Stage[ScreeningInputs, ScreeningOutputs]):
 def screen(inputs: ScreeningInputs, storage: Storage) -> tuple[Screened, ...]:
     """The figures by draw; runs wherever it was sent."""
     from stages.domains.reader import Samples, read_budget
-    from stages.evaluation.predict import class_order, model_logits
+    from stages.evaluation.predict import arranged, class_order, model_logits
     from stages.training.models import load_model
 
     budgets = [read_budget(Place(ref.uri, storage), ref) for ref in inputs.budgets]
@@ -81,11 +82,13 @@ def screen(inputs: ScreeningInputs, storage: Storage) -> tuple[Screened, ...]:
     task, found = get_task(inputs.task), []
     for budget in budgets:
         truth = budget.validation_truth
-        logits = model_logits(teacher, samples, budget.validation_positions, inputs.batch_size)[:, order]
-        every = np.r_[budget.train_truth, truth]
-        constant = always(int(np.bincount(every).argmax()), len(truth), len(inputs.classes))
-        figure, floor = (_figure(task, said, truth, inputs.metric) for said in (logits, constant))
-        found.append(Screened(rows=len(truth), teacher=figure, constant=floor))
+        said = arranged(task, model_logits(teacher, samples, budget.validation_positions, inputs.batch_size), order)
+        floor = 0.0
+        if not task.coded:
+            every = np.r_[budget.train_truth, truth]
+            constant = always(int(np.bincount(every).argmax()), len(truth), len(inputs.classes))
+            floor = _figure(task, constant, truth, inputs.metric)
+        found.append(Screened(rows=len(truth), teacher=_figure(task, said, truth, inputs.metric), constant=floor))
     return tuple(found)
 
 
@@ -96,7 +99,7 @@ def always(number: int, rows: int, classes: int) -> NDArray[np.float32]:
     return logits
 
 
-def _figure(task: Task, logits: NDArray[np.float32], truth: NDArray[np.int32], metric: str) -> float:
+def _figure(task: Task, logits: NDArray[np.float32], truth: Truth, metric: str) -> float:
     return task.score(np.ascontiguousarray(logits, np.float32), truth, (metric,))[metric]
 
 

@@ -58,10 +58,11 @@ class LabelJob:
             if self.reporter is not None:
                 self.reporter.progress(done, self.rows_total, "rows")
 
+        teacher = load_model(self.teacher_place, self.teacher)
         return Labeller(
             Store(self.store),
-            Samples.open(self.samples_place, self.samples),
-            load_model(self.teacher_place, self.teacher).for_inference(),
+            Samples.open(self.samples_place, self.samples).only(teacher.task.reads(teacher.preprocessing)),
+            teacher.for_inference(),
             self.how,
             device,
             told,

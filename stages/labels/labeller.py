@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from schemas.errors import DataError, Interrupted, ModelError
-from schemas.labels import FEATURES, Receipt, UnitPlan, UnitResult
+from schemas.labels import FEATURES, SAID, Receipt, UnitPlan, UnitResult
 from stages.labels.alignment import Samples
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows
 from stages.labels.store import Store
@@ -154,12 +154,24 @@ class Labeller:
 
     def _forward(self, batch: torch.Tensor) -> Said:
         """What the teacher says about a batch, in float32."""
-        bfloat16 = self._how.precision == "bfloat16"
+        bfloat16, task = self._how.precision == "bfloat16", self._teacher.task
+        items_B: torch.Tensor | None = None
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
-            logits_BC, unmapped_B = self._teacher.answer(batch.to(self._device, non_blocking=True))
-            beside = {} if self._penultimate is None else {FEATURES: self._penultimate.take()}
-        extras = {name: values.float().cpu().numpy() for name, values in beside.items()}
-        return Said(logits_BC.float().cpu().numpy(), unmapped=unmapped_B.float().cpu().numpy(), extras=extras)
+            batch = batch.to(self._device, non_blocking=True)
+            beside = {}
+            if task.forces:  # on its own answer: no truth comes near a set
+                own_BT = self._teacher.module(batch).long()
+                batch, beside[SAID] = task.forced(batch, own_BT), task.targets(own_BT)
+                items_B = task.items(batch)
+            logits_NC, unmapped_N = self._teacher.answer(batch)
+            if self._penultimate is not None:
+                beside[FEATURES] = self._penultimate.take().float()
+        return Said(
+            logits_NC.float().cpu().numpy(),
+            items=None if items_B is None else items_B.cpu().numpy(),
+            unmapped=unmapped_N.float().cpu().numpy(),
+            extras={name: values.cpu().numpy() for name, values in beside.items()},
+        )
 
 
 class _Ahead:

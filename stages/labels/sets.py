@@ -25,7 +25,7 @@ from schemas.labels import (
 from stages.context import Context
 from stages.labels.bases import read_basis
 from stages.labels.builder import How
-from stages.labels.encodings import codec_of, difficulty_fields, features_field, label_schema
+from stages.labels.encodings import codec_of, difficulty_fields, features_field, label_schema, said_field
 from stages.labels.labeller import Shards
 from stages.labels.statistics import merge
 from stages.labels.store import About, Store, fidelity_labels, fidelity_threshold, missing_units, unit_key
@@ -195,6 +195,7 @@ def make_set(
     from stages.cluster import on_ray
     from stages.domains.reader import Samples
     from stages.labels.actor import LabelJob, basis_here, features_here, label_units_here, label_units_on_ray
+    from stages.tasks import get_task
     from stages.training.models import read_card
 
     teacher = asked_teacher(inputs)
@@ -223,7 +224,10 @@ def make_set(
     extras = difficulty_fields(inputs.difficulty)
     if inputs.features is not None:
         extras += (features_field(ask(features_here), inputs.features),)
-    schema = label_schema(classes, inputs.encoding, extras=extras, basis=basis)
+    task = get_task(card.task)
+    if task.forces:
+        extras += (said_field(len(classes)),)
+    schema = label_schema(classes, inputs.encoding, task.label_shape, extras, basis)
     plan = plan_set(inputs, fingerprint, stage_version, schema, samples, provenance)
     measured = plan.fidelity_threshold, plan.fidelity_labels
     how = How(schema, inputs.precision, inputs.batch_size, *measured, basis, inputs.views)
@@ -243,7 +247,6 @@ def make_set(
     drawn: tuple[Replay, ...] = ()
     if inputs.views.count > 1:
         from stages.labels.views import replays
-        from stages.tasks import get_task
 
         drawn = replays(get_task(inputs.task), samples, inputs.views)
     names = inputs.names.model_copy(update={"model": card.model.name})

@@ -31,6 +31,7 @@ from stages.students.memory import memory_of
 from stages.students.order import Order
 from stages.tasks import get_task
 from stages.training.launch import WorkerDied, device, rank, world_size
+from stages.training.models import preprocessing_of
 from stages.training.peers import ALONE, GroupBroken, Peers
 from stages.training.stream import RowStream
 
@@ -108,7 +109,8 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     from stages.labels.views import check_replays
 
     asked = fits[0].order.asked
-    stream = asked.stream
+    stream, task = asked.stream, get_task(asked.task)
+    reads = task.reads(preprocessing_of(task, stream.preprocessing))
 
     def place(ref: Ref) -> Place:
         return Place(ref.uri, storage)
@@ -121,7 +123,7 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
     for labels in label_sets.values():
         if labels.manifest.views != stream.views:
             raise DataError(f"label set {labels.manifest.fingerprint[:12]} holds other views than the cohort reads")
-        check_replays(labels, get_task(asked.task), samples)
+        check_replays(labels, task, samples)
     draws = {fit.budget: fit.student.budget for fit in fits if fit.budget and fit.student.budget}
     known = samples.manifest.classes or asked.classes
     numbers = class_numbers(known, asked.classes)
@@ -135,7 +137,7 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
         seed=stream.seed,
     )
     sources = {
-        fit.source: _source(fit.student.source, place, asked.classes)
+        fit.source: _source(fit.student.source, place, asked.classes, reads)
         for fit in fits
         if fit.source and fit.student.source
     }
@@ -148,17 +150,20 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
                     found += labels.coming(unit)
         return found
 
-    return Feed(get_task(asked.task), asked.classes, stream, samples, rows, budgets, label_sets, here, sources, coming)
+    seen = samples.only(reads)
+    return Feed(task, asked.classes, stream, seen, rows, budgets, label_sets, here, sources, coming)
 
 
-def _source(source: SourceInputs, place: Callable[[Ref], Place], classes: Sequence[str]) -> SourceDomain:
+def _source(
+    source: SourceInputs, place: Callable[[Ref], Place], classes: Sequence[str], reads: tuple[str, ...] | None = None
+) -> SourceDomain:
     """The rows of a source domain that are read, their truth counted in `classes`.
 
     Raises DataError if there are none, StoreError if the source speaks of other classes.
     """
     from stages.domains.reader import TRAIN, Samples, read_budget, read_split
 
-    samples = Samples.open(place(source.samples), source.samples)
+    samples = Samples.open(place(source.samples), source.samples).only(reads)
     if source.budget is not None:
         known = samples.manifest.classes or classes
         class_columns(known, classes, "the source of `source_share`", "the students")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
-from schemas.labels import LabelSchema
+from schemas.labels import SAID, LabelSchema
 from schemas.students import Stream
 from schemas.teachers import DomainSize
 from stages.cache import Ahead
 from stages.labels.decoded import Decoded
+from stages.labels.encodings import ITEMS
 from stages.labels.views import view_inputs, view_of
 from stages.random import Draws, step_draws
 from stages.registry import validate_settings
@@ -32,6 +33,7 @@ from stages.tasks.base import Packed, Task
 from stages.training.balance import balanced_weights, drawn
 from stages.training.peers import ALONE
 from stages.training.stream import Positions, Rows, RowStream, rng, shard_order
+from stages.truth import Truth, counts
 
 VALIDATION_CHUNK = 256
 """Validation rows of a forward pass."""
@@ -77,16 +79,16 @@ class BudgetRows(Protocol):
         """Rows to learn from."""
 
     @property
-    def train_truth(self) -> NDArray[np.int32]:
-        """Their class numbers."""
+    def train_truth(self) -> Truth:
+        """Their truth."""
 
     @property
     def validation_positions(self) -> Positions:
         """Rows to choose on."""
 
     @property
-    def validation_truth(self) -> NDArray[np.int32]:
-        """Their class numbers."""
+    def validation_truth(self) -> Truth:
+        """Their truth."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class SharedBatch:
     weights_B: torch.Tensor
     """1, or 0 for rows that only fill up the batch."""
     teachers: Mapping[str, TeacherRows]
-    """What the teacher says of each row, by digest of the label set."""
+    """What the teacher says of each item, by digest of the label set."""
+    asked: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What students are forced on (B, T), by digest of the label set; of tasks that force."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,12 @@ class LabelledBatch:
     """Rows with true labels, for the students of one draw of the budget."""
 
     inputs: torch.Tensor
-    """(L, ...) augmented, on the device; of several ranks, each has its share, and all have the rest."""
+    """(L, ...) augmented, on the device; of several ranks, each has its share, and all have the rest. Forced on the
+    truth by tasks that force."""
     truth_L: torch.Tensor
-    """Class numbers, int64."""
+    """Class numbers of their items, int64."""
     weights_L: torch.Tensor
-    """What each row counts where classes are to count alike, with a mean of 1 over the budget; float32."""
+    """What each item counts where classes are to count alike, with a mean of 1 over the budget; float32."""
     teachers: Mapping[str, TeacherRows]
     """What the teacher says of each row, by digest of the label set; of those that were asked for."""
 
@@ -120,9 +125,10 @@ class SourceBatch:
     """Rows of a source domain."""
 
     inputs: torch.Tensor
-    """(S, ...) augmented, on the device; of several ranks, each has its share, and all have the rest."""
+    """(S, ...) augmented, on the device; of several ranks, each has its share, and all have the rest. Forced on the
+    truth by tasks that force."""
     truth_S: torch.Tensor | None
-    """Class numbers, int64; none where no truth may be seen."""
+    """Class numbers of their items, int64; none where no truth may be seen."""
     weights_S: torch.Tensor | None
     """As those of labelled rows."""
 
@@ -134,8 +140,8 @@ class SourceDomain:
     samples: SampleReader
     positions: Positions
     """Its train rows, or those of them whose truth may be seen."""
-    truth: NDArray[np.int32] | None = None
-    """Class numbers of these rows, in the students' order of the classes; none: they are read without."""
+    truth: Truth | None = None
+    """Truth of these rows, its classes in the students' order of the classes; none: they are read without."""
 
 
 class Feed:
@@ -180,10 +186,12 @@ class Feed:
         else:
             draws = step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))
             inputs = self._read_share(rows.positions, draws)
+        said = {name: self._teacher(name, rows.positions, view_B, fields) for name, fields in label_sets.items()}
         return SharedBatch(
             inputs=inputs,
             weights_B=torch.from_numpy(rows.weights).to(self._device),
-            teachers={name: self._teacher(name, rows.positions, view_B, fields) for name, fields in label_sets.items()},
+            teachers={name: teacher for name, (teacher, _) in said.items()},
+            asked={name: asked for name, (_, asked) in said.items() if asked is not None},
         )
 
     def labelled(
@@ -203,11 +211,10 @@ class Feed:
         chosen = self._chosen(draw, counts_N, self._stream.labelled_batch_size)
         positions = rows.train_positions[chosen]
         plain = np.zeros_like(positions)
+        inputs = self._read_share(positions, step_draws(draw, len(chosen)))
         return LabelledBatch(
-            inputs=self._read_share(positions, step_draws(draw, len(chosen))),
-            truth_L=torch.from_numpy(rows.train_truth[chosen].astype(np.int64)).to(self._device),
-            weights_L=torch.from_numpy(counts_N[chosen].astype(np.float32)).to(self._device),
-            teachers={name: self._teacher(name, positions, plain, fields) for name, fields in label_sets.items()},
+            *self._told(inputs, rows.train_truth[chosen], counts_N[chosen]),
+            teachers={name: self._teacher(name, positions, plain, fields)[0] for name, fields in label_sets.items()},
         )
 
     def source(self, step: int, source: str) -> SourceBatch:
@@ -224,11 +231,8 @@ class Feed:
             )
         counts_N = self._balance(source, rows.truth)
         chosen = self._chosen(draw, counts_N, size)
-        return SourceBatch(
-            self._read_share(rows.positions[chosen], step_draws(draw, size), rows.samples),
-            torch.from_numpy(rows.truth[chosen].astype(np.int64)).to(self._device),
-            torch.from_numpy(counts_N[chosen].astype(np.float32)).to(self._device),
-        )
+        inputs = self._read_share(rows.positions[chosen], step_draws(draw, size), rows.samples)
+        return SourceBatch(*self._told(inputs, rows.truth[chosen], counts_N[chosen]))
 
     def sizes(self, budget: str | None, source: str | None) -> tuple[DomainSize, DomainSize | None]:
         """What a student with this budget and this source learns from, on target and source."""
@@ -240,14 +244,26 @@ class Feed:
         seen = np.zeros(0, np.int32) if rows.truth is None else rows.truth
         return target, DomainSize(rows=len(rows.positions), labelled=self._by_class(seen))
 
-    def _by_class(self, truth: NDArray[np.int32]) -> tuple[int, ...]:
-        return tuple(np.bincount(truth, minlength=self._classes).tolist())
+    def _by_class(self, truth: Truth) -> tuple[int, ...]:
+        return counts(truth, self._classes)
 
-    def _balance(self, name: str, truth: NDArray[np.int32]) -> NDArray[np.float64]:
+    def _balance(self, name: str, truth: Truth) -> NDArray[np.float64]:
         """What each of these rows counts where classes count alike; worked out once."""
         if name not in self._counts:
-            self._counts[name] = balanced_weights(truth, np.zeros(len(truth), np.int64), ("classes",))
+            one = np.ones(len(truth))
+            alike = self._task.coded
+            self._counts[name] = one if alike else balanced_weights(truth, np.zeros(len(truth), np.int64), ("classes",))
         return self._counts[name]
+
+    def _told(
+        self, inputs: torch.Tensor, truth: Truth, counts: NDArray[np.float64]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(inputs, forced on the truth where the task forces; class of each item; what each item counts)."""
+        asked = self._task.asked(truth).to(self._device)
+        inputs = self._task.forced(inputs, asked)
+        weights = torch.from_numpy(counts.astype(np.float32)).to(self._device)
+        items = self._task.items(inputs)
+        return inputs, self._task.targets(asked), weights if items is None else weights.repeat_interleave(items)
 
     def _chosen(self, draw: np.random.Generator, counts_N: NDArray[np.float64], size: int) -> NDArray[np.int64]:
         return drawn(counts_N, draw, size) if self._stream.balanced else draw.integers(len(counts_N), size=size)
@@ -258,13 +274,11 @@ class Feed:
         for start in range(0, len(positions), VALIDATION_CHUNK):
             yield self._read(positions[start : start + VALIDATION_CHUNK], None)
 
-    def validation_truth(self, budget: str) -> NDArray[np.int32]:
-        """Class numbers of the validation rows of one budget, in order."""
+    def validation_truth(self, budget: str) -> Truth:
+        """Truth of the validation rows of one budget, in order."""
         return self.budgets[budget].validation_truth
 
-    def said_of_validation(
-        self, digest: str, budget: str | None
-    ) -> tuple[Decoded, NDArray[np.int32], NDArray[np.int64] | None]:
+    def said_of_validation(self, digest: str, budget: str | None) -> tuple[Decoded, Truth, NDArray[np.int64] | None]:
         """(what a label set says of a budget's validation rows, their truth, place of our classes among the set's)."""
         labels, positions = self.label_sets[digest], np.zeros(0, np.int64)
         if budget is not None:
@@ -315,12 +329,14 @@ class Feed:
 
     def _teacher(
         self, digest: str, positions: Positions, view_B: NDArray[np.int64], fields: Collection[str]
-    ) -> TeacherRows:
-        labels = self.label_sets[digest]
-        stored = labels.gather(positions, view_B, extras=fields)
+    ) -> tuple[TeacherRows, torch.Tensor | None]:
+        """What a label set says of some rows, and what a student is forced on then."""
+        labels, forces = self.label_sets[digest], self._task.forces
+        stored = labels.gather(positions, view_B, extras={*fields, SAID} if forces else fields)
         self.counters["labels"] += len(positions)
         beside = {name: stored[name] for name in fields}
-        return teacher_rows(labels.decode(stored), self._columns[digest], self._device, beside)
+        rows = teacher_rows(labels.decode(stored), self._columns[digest], self._device, beside)
+        return rows, self._task.recalled(stored[ITEMS], stored[SAID]).to(self._device) if forces else None
 
 
 def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from stages.tasks.base import Task
 from stages.training import checkpoints, models
 from stages.training.peers import ALONE, PeerFailed
 from stages.training.stopping import figure_of, reason_to_stop
+from stages.truth import Truth
 
 
 class Fit:
@@ -86,6 +88,11 @@ class Fit:
             elif self.needs.source:
                 name = self.student.method.name
                 raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
+            if task.forces and self.needs.of_samples:
+                name = self.student.method.name
+                raise SpecError(
+                    f"the method '{name}' compares samples, and labels here are of items: use soft, sequence or hard"
+                )
 
     def _empty(self) -> None:
         self.done = 0
@@ -155,6 +162,10 @@ class Fit:
 
         Raises ModelError or what the model raises if it cannot be built.
         """
+        if self.peers.size > 1 and self._task.forces:
+            raise SpecError(
+                f"models of task '{self.order.asked.task.name}' train on one worker: leave out `data_parallel`"
+            )
         if self.peers.size > 1 and (self.needs.inputs or self.needs.validation):
             name = self.student.method.name
             raise SpecError(f"the method '{name}' trains on one worker, and here several share its batches")
@@ -206,6 +217,8 @@ class Fit:
     def _step(self, shared: SharedBatch | None, labelled: LabelledBatch | None, source: SourceBatch | None) -> None:
         if self._steps.begin(self.done):
             self._best, self._after = None, len(self.history)
+        if shared is not None and self.labels is not None and self.labels in shared.asked:
+            shared = replace(shared, inputs=self._task.forced(shared.inputs, shared.asked[self.labels]))
         said = None if shared is None else self._read(shared.teachers)
         told = self._read(labelled.teachers) if labelled is not None and self.needs.labelled else None
         self._loss_sum += self._steps.take(self.done, shared, said, labelled, told, source)
@@ -214,12 +227,13 @@ class Fit:
 
     @torch.no_grad()
     def predict(self, inputs: torch.Tensor) -> NDArray[np.float32]:
-        """Logits (V, C) in evaluation mode, of the average where there is one."""
+        """Logits (V, C), or what a model that is forced says (V, T), in evaluation mode, of the average where there is
+        one."""
         self._steps.trainee.module.eval()
         logits: NDArray[np.float32] = self._steps.trainee.answer(inputs.clone()).float().cpu().numpy()
         return logits
 
-    def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> None:
+    def end_epoch(self, epoch: int, logits: NDArray[np.float32] | None, truth: Truth | None) -> None:
         """Write a line of history, from the logits of its validation rows (None without any); keep the best, or stop.
 
         Raises TrainingFailed if a weight or a logit is not finite.
@@ -255,7 +269,7 @@ class Fit:
         assert figure is not None, "there are rows"
         return figure
 
-    def quality(self, logits: NDArray[np.float32] | None, truth: NDArray[np.int32] | None) -> dict[str, float]:
+    def quality(self, logits: NDArray[np.float32] | None, truth: Truth | None) -> dict[str, float]:
         """Metrics on its validation rows, of which its history tells nothing; without any, none.
 
         Raises TrainingFailed if an output is not finite.

@@ -32,9 +32,13 @@ class Passes:
         penultimate: Penultimate | None,
         training: Training,
         seed: Callable[[int], None],
+        items: Callable[[Tensor], Tensor | None] = lambda rows: None,
     ) -> None:
-        """`seed(part)` sets what layers draw (dropout) in a part of the step; part 0 is seeded by the caller too."""
-        self._module, self._penultimate, self._seed = module, penultimate, seed
+        """`seed(part)` sets what layers draw (dropout) in a part of the step; part 0 is seeded by the caller too.
+
+        `items` tells how many outputs each row has; none: one each.
+        """
+        self._module, self._penultimate, self._seed, self._items = module, penultimate, seed, items
         self._parts, self._narrow = training.accumulate, training.precision == "bfloat16"
         self._chunks: list[list[Tensor]] = []
         self._whole: list[Outputs] = []
@@ -63,19 +67,20 @@ class Passes:
         loss.backward()
         if self._parts == 1:
             return
+        sizes = [[self._size(lot) for lot in chunk] for chunk in self._chunks]
         for part, chunk in enumerate(self._chunks):
             self._seed(part)
             leaves, grads = [], []
-            for outputs, whole in zip(self._run(chunk), self._whole, strict=True):
+            for lot, (outputs, whole) in enumerate(zip(self._run(chunk), self._whole, strict=True)):
                 for output, cached in zip(outputs, whole, strict=True):
                     if output is not None and cached is not None and cached.grad is not None:
                         leaves.append(output)
-                        grads.append(cached.grad.tensor_split(self._parts)[part])
+                        grads.append(cached.grad.split([chunk[lot] for chunk in sizes])[part])
             torch.autograd.backward(leaves, grads)
         self._chunks, self._whole = [], []
 
     def _run(self, lots: Sequence[Tensor], buffers: dict[str, Tensor] | None = None) -> list[Outputs]:
-        sizes, rows = [len(lot) for lot in lots], torch.cat(list(lots))
+        sizes, rows = [self._size(lot) for lot in lots], torch.cat(list(lots))
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self._narrow):
             logits = torch.func.functional_call(self._module, buffers, (rows,)) if buffers else self._module(rows)
         features = None if self._penultimate is None else self._penultimate.take()
@@ -84,6 +89,11 @@ class Passes:
         if features is None:
             return [(lot, None) for lot in logits.split(sizes)]
         return list(zip(logits.split(sizes), features.split(sizes), strict=True))
+
+    def _size(self, lot: Tensor) -> int:
+        """Outputs of a lot of rows."""
+        items = self._items(lot)
+        return len(lot) if items is None else int(items.sum())
 
 
 def _joined(answers: Sequence[Outputs]) -> Outputs:

@@ -120,8 +120,10 @@ class Steps:
         shared_rows, labelled_rows = None, None
         if shared is not None and said is not None:
             logits, features = next(outputs)
+            items, weights = self._task.items(lots["shared"]), shared.weights_B
+            weights = weights if items is None else weights.repeat_interleave(items)
             given = lots["shared"] if self._method.needs.inputs else None
-            shared_rows = SharedRows(logits, said, shared.weights_B, features, progress=progress, inputs=given)
+            shared_rows = SharedRows(logits, said, weights, features, progress=progress, inputs=given)
         if labelled is not None:
             logits, _ = next(outputs)
             given, counts = lots["labelled"] if self._method.needs.inputs else None, self._counts(labelled.weights_L)
@@ -197,7 +199,7 @@ class Steps:
         module, classes = self.trainee.module, self._asked.classes
         if self._method.needs.features:
             self._penultimate = Penultimate(module, self._fake_batch(), len(classes), self._student.model.name)
-        self._passes = Passes(module, self._penultimate, self._student.training, self._seed_part)
+        self._passes = Passes(module, self._penultimate, self._student.training, self._seed_part, self._task.items)
         width = None if self._penultimate is None else self._penultimate.width
         sizes = Sizes(len(classes), width, self._fields, self._another)
         with torch.random.fork_rng(devices=[]):

@@ -212,7 +212,7 @@ def _mini(model: Part, size: int, longest: int, outputs: int) -> nn.Module:
 def _foreign(model: Part, size: int, longest: int, outputs: int) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
-    _quiet()
+    quiet()
     config: EncoderConfig = _settings(EncoderConfig, model)
     name, revision = model.name.removeprefix(LIBRARY), config.revision or "main"
     try:
@@ -260,7 +260,7 @@ def _settings(config: type[Contract], model: Part) -> Any:
 def _bert(shape: Mapping[str, Any]) -> nn.Module:
     from transformers import BertConfig, BertModel
 
-    _quiet()
+    quiet()
     encoder: nn.Module = BertModel(BertConfig(**shape), add_pooling_layer=False)
     return encoder
 
@@ -297,7 +297,7 @@ def _check_size(model: Part, size: int, known: int) -> None:
         )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Reports and progress bars of the library do not belong into ours."""
     from transformers.utils import logging
 

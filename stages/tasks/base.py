@@ -4,7 +4,13 @@ A task says how a source row becomes a packed sample and its truth, how packed s
 which models it knows by name, and which metrics count. Stages know only this interface.
 Task modules import torch (and other heavy packages) inside functions only.
 
-Shapes: B rows, C classes, K channels, S side of the picture.
+A label stands for one item or for several: a sample, or each token of a text (a pixel, a box), and every item has one
+distribution over C classes. A model of a task whose items come one after another is *forced*: it is handed what is
+asked beside its inputs, which is the truth or what a teacher said, never anything else, and answers for these items;
+handed its inputs alone it says what it would.
+
+Shapes: B rows, N items of all rows, one row's after another's, C classes, T numbers of what is asked of a row,
+K channels, S side of the picture.
 """
 
 from __future__ import annotations
@@ -17,12 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.base import Contract, Part
+from schemas.labels import LabelShape
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from stages.random import Draws
+    from stages.truth import Truth
 
 Packed = Mapping[str, Any]
 """Columns of packed samples by role. A `raw` column is a numpy array of shape (B, *shape) and the declared dtype,
@@ -88,10 +96,16 @@ class Task(ABC):
     """Settings of `teachers.*.preprocessing` and `students.*.preprocessing`."""
     Augmentation: ClassVar[type[Contract]]
     """Settings of `training.augmentation`, and of the views of a label set."""
-    roles: ClassVar[tuple[str, ...]]
-    """Input columns that a source must have (`image`); beside them `label` and `sample_id` are optional."""
+    roles: tuple[str, ...]
+    """Input columns of a source (`image`); beside them `label` and `sample_id` are optional."""
+    optional: frozenset[str] = frozenset()
+    """Roles that a source may lack as a whole; it must have the others."""
     files: ClassVar[frozenset[str]] = frozenset()
     """Roles whose text cells name a file beside the source's own; `pack` gets that file's bytes."""
+    coded: ClassVar[bool] = False
+    """Whether truth is bytes that `code_truth` makes of a source's label, and not the number of a class."""
+    forces: ClassVar[bool] = False
+    """Whether its models are forced on what is asked of them."""
     metrics: ClassVar[tuple[str, ...]]
     """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
     errors: ClassVar[frozenset[str]] = frozenset()
@@ -129,7 +143,56 @@ class Task(ABC):
     def class_name(self, value: Any) -> str:
         """A source label as the name of its class. Raises BadRow."""
 
+    def code_truth(self, value: Any) -> bytes:
+        """A source label as bytes, where truth is `coded`. Raises BadRow."""
+        raise NotImplementedError
+
+    def vocabulary(self) -> tuple[str, ...] | None:
+        """The classes of its items, where these are the task's own; none: a domain's labels name them."""
+        return None
+
+    @property
+    def label_shape(self) -> LabelShape:
+        """What one stored label stands for."""
+        return LabelShape()
+
+    # --- items -----------------------------------------------------------------------------------------------
+
+    def asked(self, truth: Truth) -> torch.Tensor:
+        """What rows with this truth ask of a model: int64 (B,) class numbers, or (B, T) where it is forced."""
+        import torch
+
+        return torch.from_numpy(truth.astype("int64"))
+
+    def recalled(self, items: np.ndarray, said: np.ndarray) -> torch.Tensor:
+        """What stored labels ask of a model that is forced (B, T): its teacher's items (B,), class by class (N,)."""
+        raise NotImplementedError
+
+    def forced(self, batch: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """The batch of a model that is forced on what is asked; as it is, where none is."""
+        return batch
+
+    def items(self, forced: torch.Tensor) -> torch.Tensor | None:
+        """Items of each row of a forced batch, int64 (B,); none: one each."""
+        return None
+
+    def targets(self, asked: torch.Tensor) -> torch.Tensor:
+        """The class that is asked of each item, int64 (N,)."""
+        return asked
+
+    def compared(self, said: np.ndarray) -> np.ndarray:
+        """What a model's answers come to, a row each, where two models' are compared: the most likely class."""
+        answers: np.ndarray = said.argmax(axis=1)
+        return answers
+
     # --- tensors ---------------------------------------------------------------------------------------------
+
+    def reads(self, preprocessing: Any) -> tuple[str, ...] | None:
+        """The roles that a model with this preprocessing reads; others never reach it. None: all of them.
+
+        So a teacher and its student may read different sides of one sample.
+        """
+        return None
 
     @abstractmethod
     def batch(self, packed: Packed, preprocessing: Any) -> torch.Tensor:
@@ -148,7 +211,7 @@ class Task(ABC):
 
     @abstractmethod
     def fake_batch(self, rows: int, preprocessing: Any) -> torch.Tensor:
-        """A batch of the right form, to try a model with."""
+        """A batch of the right form, to try a model with; forced, where models are."""
 
     # --- models ----------------------------------------------------------------------------------------------
 
@@ -157,7 +220,9 @@ class Task(ABC):
         """A model by name, with `outputs` numbers a row: freshly initialised from torch's global generator, but for
         pretrained weights that belong to its name.
 
-        It takes what `batch` gives (normalisation is its first step) and returns raw logits (B, outputs).
+        It takes what `batch` gives (normalisation is its first step) and returns raw logits (B, outputs). One that is
+        forced takes what `forced` gives and returns raw logits (N, outputs); of what `batch` gives it says what it
+        would, as `score` wants it: (B, T), on its own.
         Raises ModelError for a name that is unknown or a factory that fails.
         """
 
@@ -165,7 +230,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, logits: np.ndarray, truth: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
-        """Metrics of float32 logits (B, C) against class numbers (B,); NaN is never returned."""
+        """Metrics of what a model says, float32 logits (B, C) or (B, T), against truth (B,); NaN is never returned."""
 
     @abstractmethod
     def score_rows(self, logits: np.ndarray, truth: np.ndarray, metric: str, weights: np.ndarray) -> np.ndarray:

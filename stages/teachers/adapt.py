@@ -41,7 +41,9 @@ def carry(work: Work) -> None:
             f"model '{teacher.card.model.name}' has no batch-norm layers, so there is nothing to re-estimate: "
             "use the teacher as it is, without `adapt`"
         )
-    samples = Samples.open(Place(way.samples.uri, work.storage), way.samples)
+    samples = Samples.open(Place(way.samples.uri, work.storage), way.samples).only(
+        teacher.task.reads(teacher.preprocessing)
+    )
     split = read_split(Place(way.split.uri, work.storage), way.split)
     positions = np.flatnonzero(split == TRAIN).astype(np.int64)
     if len(positions) < 2:

@@ -21,17 +21,26 @@ from stages.places import Place
 from stages.random import Draws
 from stages.tasks.base import Packed, Task
 from stages.training.balance import balanced_weights
+from stages.truth import Truth, counts
 
 
 class LabelledRows:
     """Samples with the truth that may be seen, and nothing of what may not."""
 
-    def __init__(self, domains: Sequence[LabelledDomain], classes: tuple[str, ...], storage: Storage) -> None:
+    def __init__(
+        self,
+        domains: Sequence[LabelledDomain],
+        classes: tuple[str, ...],
+        storage: Storage,
+        reads: tuple[str, ...] | None = None,
+    ) -> None:
         """Open the domains; their truth counts in `classes`, whatever order their own stand in.
+
+        `reads`: the only columns to read; none: all.
 
         Raises DataError without a row to train on, ModelError for other classes.
         """
-        opened = [Samples.open(Place(domain.samples.uri, storage), domain.samples) for domain in domains]
+        opened = [Samples.open(Place(domain.samples.uri, storage), domain.samples).only(reads) for domain in domains]
         budgets = []
         for domain, samples in zip(domains, opened, strict=True):
             known = samples.manifest.classes or classes
@@ -47,8 +56,8 @@ class LabelledRows:
         starts = self._starts[:-1]
         self.train = _joined([b.train_positions + start for b, start in zip(budgets, starts, strict=True)])
         self.validation = _joined([b.validation_positions + start for b, start in zip(budgets, starts, strict=True)])
-        seen = [np.bincount(budget.train_truth, minlength=len(classes)).tolist() for budget in budgets]
-        self.sizes = tuple(DomainSize(rows=sum(counts), labelled=counts) for counts in seen)
+        seen = [counts(budget.train_truth, len(classes)) for budget in budgets]
+        self.sizes = tuple(DomainSize(rows=sum(known), labelled=known) for known in seen)
         """What is learned from each domain."""
         self._train_truth = np.concatenate([budget.train_truth for budget in budgets])
         self.validation_truth = np.concatenate([budget.validation_truth for budget in budgets])
@@ -65,9 +74,9 @@ class LabelledRows:
         domain_N = np.searchsorted(self._starts, self.train, side="right") - 1
         return balanced_weights(self._train_truth, domain_N, between)
 
-    def truth(self, positions: NDArray[np.int64]) -> torch.Tensor:
-        """Class numbers (B,) of train rows."""
-        return torch.from_numpy(self._train_truth[np.searchsorted(self.train, positions)].astype(np.int64))
+    def truth(self, positions: NDArray[np.int64]) -> Truth:
+        """Truth (B,) of train rows."""
+        return self._train_truth[np.searchsorted(self.train, positions)]
 
     def batch(self, task: Task, preprocessing: Any, positions: NDArray[np.int64]) -> torch.Tensor:
         """The inputs of B rows, in their order."""

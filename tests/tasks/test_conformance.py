@@ -26,6 +26,7 @@ from stages.registry import validate_settings
 from stages.tasks import TASKS, get_task
 from stages.tasks.base import BadRow, Packed, Task, rows_of
 from stages.training.models import build
+from stages.truth import Truth, as_truth
 from tests.tasks.worlds.base import Row, World
 
 NAMES = TASKS.names()
@@ -56,23 +57,40 @@ def packed_of(task: Task, rows: list[Row]) -> Packed:
     return packed
 
 
-def inputs(name: str, count: int = SOME) -> tuple[Task, Packed, torch.Tensor]:
+def inputs(name: str, count: int = SOME) -> tuple[Task, Packed, Truth]:
     """A task, some packed samples, and their truth."""
     task, world = task_of(name), world_of(name)
     rows = world.rows(count, 0, 0)
-    truth = [task.pack_truth(row["label"], world.classes) for row in rows]
-    return task, packed_of(task, rows), torch.tensor(truth)
+    labels = [row["label"] for row in rows]
+    coded = [task.code_truth(label) if task.coded else task.pack_truth(label, world.classes) for label in labels]
+    return task, packed_of(task, rows), as_truth(coded, task.coded)
+
+
+def classes_of(name: str, count: int) -> int:
+    """Classes that models are built for: as many as are asked for, but for a task that has its own."""
+    own = task_of(name).vocabulary()
+    return count if own is None else len(own)
+
+
+def part_of(name: str, model: str) -> Part:
+    """A model under the settings of the task's world."""
+    return Part.model_validate({"name": model, **world_of(name).models.get(model, {})})
+
+
+def metric_of(task: Task) -> str:
+    """A metric that is 1 where all is right."""
+    return "accuracy" if "accuracy" in task.metrics else task.metrics[0]
 
 
 # --- samples and batches -----------------------------------------------------------------------------------------
 
 
 def test_a_row_of_a_batch_depends_on_its_sample_alone(name: str) -> None:
-    task, packed, _ = inputs(name)
+    task, packed, truth = inputs(name)
     batch = task.batch(packed, task.Preprocessing())
     again = task.batch(packed, task.Preprocessing())
     assert len(batch) == SOME
-    assert batch.shape[1:] == task.fake_batch(2, task.Preprocessing()).shape[1:]
+    assert task.forced(batch, task.asked(truth)).shape[1:] == task.fake_batch(2, task.Preprocessing()).shape[1:]
     assert batch.dtype == task.fake_batch(2, task.Preprocessing()).dtype
     assert torch.equal(batch, again)
     for rows in (np.array([3]), np.array([5, 0]), slice(2, 9)):
@@ -100,8 +118,28 @@ def test_bad_and_empty_samples_say_why(name: str) -> None:
 
 
 def test_a_label_of_no_class_is_bad(name: str) -> None:
+    if task_of(name).coded:
+        for label in (None, "", 3.5):
+            with pytest.raises(BadRow, match="the label is"):
+                task_of(name).code_truth(label)
+        return
     with pytest.raises(BadRow, match="'no such class' is none of the"):
         task_of(name).pack_truth("no such class", world_of(name).classes)
+
+
+def test_items_are_those_that_are_asked_for(name: str) -> None:
+    task, packed, truth = inputs(name)
+    asked = task.asked(truth)
+    forced = task.forced(task.batch(packed, task.Preprocessing()), asked)
+    items = task.items(forced)
+    counts = torch.ones(SOME, dtype=torch.int64) if items is None else items
+    assert len(task.targets(asked)) == counts.sum()
+    for row, part in enumerate(task.targets(asked).split(counts.tolist())):
+        assert torch.equal(part, task.targets(asked[row : row + 1]))
+    assert 0 <= task.targets(asked).min() <= task.targets(asked).max() < classes_of(name, len(world_of(name).classes))
+    assert task.forces == (not torch.equal(forced, task.batch(packed, task.Preprocessing())))
+    if task.forces:  # what a label set holds is what was asked
+        assert torch.equal(task.recalled(counts.numpy(), task.targets(asked).numpy()), asked)
 
 
 # --- augmentation ------------------------------------------------------------------------------------------------
@@ -138,13 +176,15 @@ def test_a_change_depends_on_the_rows_own_draws_alone(name: str) -> None:
 
 
 def test_every_short_name_builds_from_its_seed_alone_and_can_be_saved(name: str) -> None:
-    task, world = task_of(name), world_of(name)
+    task = task_of(name)
     batch = task.fake_batch(3, task.Preprocessing())
+    items = task.items(batch)
+    outputs = classes_of(name, 5)
     for model in task.models:
-        part = Part.model_validate({"name": model, **world.models.get(model, {})})
-        one, same, other = (build(task, part, 5, task.Preprocessing(), seed).eval() for seed in (0, 0, 1))
+        part = part_of(name, model)
+        one, same, other = (build(task, part, outputs, task.Preprocessing(), seed).eval() for seed in (0, 0, 1))
         with torch.no_grad():
-            assert one(batch).shape == (3, 5)
+            assert one(batch).shape == (3 if items is None else items.sum(), outputs)
             assert torch.equal(one(batch), same(batch)), model
             assert not torch.equal(one(batch), other(batch)), model
             other.load_state_dict(one.state_dict())
@@ -156,7 +196,7 @@ def test_a_row_of_outputs_depends_on_its_sample_alone(name: str) -> None:
     task, packed, _ = inputs(name)
     batch = task.batch(packed, task.Preprocessing())
     for model in (world_of(name).teacher, world_of(name).student):
-        network = build(task, Part(name=model), 3, task.Preprocessing()).eval()
+        network = build(task, part_of(name, model), classes_of(name, 3), task.Preprocessing()).eval()
         with torch.no_grad():
             whole = network(batch)
             for row in range(SOME):
@@ -165,13 +205,15 @@ def test_a_row_of_outputs_depends_on_its_sample_alone(name: str) -> None:
 
 def test_models_learn_a_handful_by_heart(name: str) -> None:
     task, packed, truth = inputs(name)
-    batch = task.batch(packed, task.Preprocessing())
+    batch, asked = task.batch(packed, task.Preprocessing()), task.asked(truth)
+    forced, targets = task.forced(batch, asked), task.targets(asked)
     for model in (world_of(name).teacher, world_of(name).student):
-        network = build(task, Part(name=model), len(world_of(name).classes), task.Preprocessing())
+        classes = classes_of(name, len(world_of(name).classes))
+        network = build(task, part_of(name, model), classes, task.Preprocessing())
         optimizer = torch.optim.AdamW(network.parameters(), lr=world_of(name).learning_rate)
         losses = []
-        for _ in range(60):
-            loss = torch.nn.functional.cross_entropy(network(batch.clone()), truth)
+        for _ in range(world_of(name).steps):
+            loss = torch.nn.functional.cross_entropy(network(forced.clone()), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -179,18 +221,22 @@ def test_models_learn_a_handful_by_heart(name: str) -> None:
         assert losses[-1] < 0.1 * losses[0], model
         with torch.no_grad():
             said = network.eval()(batch).numpy()
-        assert task.score(said, truth.numpy().astype(np.int32), ("accuracy",))["accuracy"] == 1.0, model
+        metric = metric_of(task)
+        assert task.score(said, truth, (metric,))[metric] == 1.0, model
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------
 
 
 def test_metrics_know_right_from_wrong(name: str) -> None:
-    task, _, truth_B = inputs(name)
-    truth = truth_B.numpy().astype(np.int32)
-    classes = len(world_of(name).classes)
-    right = 9 * np.eye(classes, dtype=np.float32)[truth]
-    wrong = 9 * np.eye(classes, dtype=np.float32)[(truth + 1) % classes]
+    task, _, truth = inputs(name)
+    if task.forces:
+        right = task.asked(truth).numpy().astype(np.float32)
+        wrong = np.roll(right, 1, axis=0)
+    else:
+        classes = len(world_of(name).classes)
+        right = 9 * np.eye(classes, dtype=np.float32)[truth]
+        wrong = 9 * np.eye(classes, dtype=np.float32)[(truth + 1) % classes]
     once = np.ones((2, SOME), np.int64)
     for metric in task.metrics:
         good, bad = (task.score(logits, truth, (metric,))[metric] for logits in (right, wrong))
@@ -209,8 +255,9 @@ def write_spec(folder: Path, name: str, target: list[Row]) -> Path:
     """A spec over two tiny domains, the target's rows as given."""
     world = world_of(name)
     folder.mkdir(parents=True)
+    teacher, metric = part_of(name, world.teacher).dump(), metric_of(task_of(name))
     training = {"steps": 6, "batch_size": 16, "learning_rate": world.learning_rate}
-    classes = list(world.classes)
+    named = {"classes": list(world.classes)} if world.classes else {}
     views = {"count": 2, "settings": world.augmentation}
     spec = {
         "version": 1,
@@ -220,27 +267,38 @@ def write_spec(folder: Path, name: str, target: list[Row]) -> Path:
         "domains": {
             "here": {
                 "from": world.write(folder / "here", world.rows(60, 1, 0)),
-                "classes": classes,
+                **named,
                 "split": {"train": 0.8, "validation": 0.2},
             },
             "there": {
                 "from": world.write(folder / "there", target),
-                "classes": classes,
+                **named,
                 "split": {"train": 0.5, "validation": 0.2, "test": 0.3},
                 "label_budget": {"train": 5, "validation": 5},
                 "shard_rows": 32,
             },
         },
-        "teachers": {"big": {"domains": ["here"], "model": world.teacher, "training": {**training, "steps": 12}}},
+        "teachers": {
+            "big": {
+                "domains": ["here"],
+                "model": teacher,
+                "training": {**training, "steps": 12},
+            }
+        },
         "labels": {"said": {"teacher": "big", "domain": "there", "views": views}},
         "students": {
             "small": {
-                "model": world.student,
+                "model": part_of(name, world.student).dump(),
                 "labels": "said",
                 "training": {**training, "augmentation": world.augmentation},
             }
         },
-        "evaluation": {"metrics": ["accuracy"], "bootstrap": 50, "cost": False, "baselines": ["no-teacher"]},
+        "evaluation": {
+            "metrics": [metric],
+            "bootstrap": 50,
+            "cost": False,
+            "baselines": ["no-teacher"],
+        },
     }
     path = folder / "spec.yaml"
     path.write_text(yaml.safe_dump(spec, sort_keys=False))
@@ -255,7 +313,7 @@ def test_the_whole_way_and_hidden_labels_change_nothing(name: str, tmp_path: Pat
     assert not first.failures, first.failures
     arms = {arm.arm: arm for arm in first.outputs["evaluation.small"].table.arms}
     assert set(arms) == {"teacher", "distilled", "no-teacher"}
-    assert all(0 <= arm.mean["accuracy"] <= 1 for arm in arms.values())
+    assert all(0 <= arm.mean[metric_of(task_of(name))] <= 1 for arm in arms.values())
     assert (first.outputs["labels.said"].rows, first.outputs["labels.said"].views.count) == (len(rows), 2)
 
     split = read_split(Place(first.outputs["splits.there"].split.uri), first.outputs["splits.there"].split)
@@ -264,7 +322,8 @@ def test_the_whole_way_and_hidden_labels_change_nothing(name: str, tmp_path: Pat
     seen = {int(row) for row in (*budget.train_positions, *budget.validation_positions)}
     hidden = [row not in seen and split[row] in (TRAIN, VALIDATION) for row in range(len(rows))]
     assert sum(hidden) > 30
-    turned = dict(zip(world.classes, (*world.classes[1:], world.classes[0]), strict=True))
+    names = world.classes or tuple(dict.fromkeys(row["label"] for row in rows))
+    turned = dict(zip(names, (*names[1:], names[0]), strict=True))
     flipped = [{**row, "label": turned[row["label"]]} if away else row for row, away in zip(rows, hidden, strict=True)]
     spec = write_spec(tmp_path / "second", name, flipped)
     # Verdicts on the models are kept, and nothing else: each costs a process that loads torch.

@@ -53,7 +53,7 @@ def test_weights_of_a_full_batch_by_hand(local_context: Context, domains: tuple[
     rows = LabelledRows(inputs.way.domains, CLASSES, local_context.storage)
     task = get_task(inputs.task)
     assert inputs.model is not None
-    network, truth = build(task, inputs.model, 3, {}, 0), rows.truth(rows.train)
+    network, truth = build(task, inputs.model, 3, {}, 0), torch.from_numpy(rows.truth(rows.train)).long()
     with torch.no_grad():
         logits = network(rows.batch(task, task.Preprocessing(), rows.train))
     losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none").numpy()

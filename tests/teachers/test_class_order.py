@@ -19,7 +19,7 @@ def test_rows_count_in_the_models_classes(local_context: Context, tmp_path: Path
     order = ("right", "left", "middle")
     plain, moved = (LabelledRows([one.labelled, other.labelled], names, Storage()) for names in (CLASSES, order))
     for theirs, ours in (
-        (moved.truth(moved.train).numpy(), plain.truth(plain.train).numpy()),
+        (moved.truth(moved.train), plain.truth(plain.train)),
         (moved.validation_truth, plain.validation_truth),
     ):
         assert [order[n] for n in theirs] == [CLASSES[n] for n in ours]

@@ -187,7 +187,7 @@ def test_label_smoothing_is_that_of_the_formula(local_context: Context, world: t
     network = build(task, inputs.model, 3, {}, 0)  # type: ignore[arg-type]
     with torch.no_grad():
         logs = network(rows.batch(task, task.Preprocessing(), rows.train)).log_softmax(1)
-    wanted = 0.7 * torch.nn.functional.one_hot(rows.truth(rows.train), 3) + 0.3 / 3
+    wanted = 0.7 * torch.nn.functional.one_hot(torch.from_numpy(rows.truth(rows.train)).long(), 3) + 0.3 / 3
     assert outputs.history[0].loss == pytest.approx(float(-(wanted * logs).sum(1).mean()), rel=1e-5)
 
 

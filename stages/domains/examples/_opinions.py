@@ -34,7 +34,7 @@ def opinions(name: str, of: str, origin: str) -> Example:
         name=name,
         licence=f"{origin}; rated by Hutto and Gilbert (cite their paper), comes with vaderSentiment, MIT; the texts "
         "are their authors'",
-        member=_ARCHIVE,
+        members=(_ARCHIVE,),
         parse=partial(_parse, of=of),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,24 +16,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """Data in a package of the Python package index, known by the hash of its bytes."""
+    """Data that ships in packages, known by the hash of its bytes."""
 
     name: str
     licence: str
     """Licence and origin, for people."""
-    member: Member
+    members: tuple[Member, ...]
     """Where its bytes are."""
-    parse: Callable[[bytes], Mapping[str, np.ndarray]]
-    """The file's bytes as columns, row for row."""
+    parse: Callable[..., Mapping[str, np.ndarray]]
+    """The bytes of each member as columns, row for row."""
+    columns: tuple[str, ...] = ()
+    """Their names, as far as they are to be known before anything is fetched."""
 
     @property
     def sha256(self) -> str:
-        """The pinned hash: stands for the data in every fingerprint."""
-        return self.member.sha256
+        """The pinned hash, or the hash of all: stands for the data in every fingerprint."""
+        pinned = [member.sha256 for member in self.members]
+        return pinned[0] if len(pinned) == 1 else hashlib.sha256("".join(pinned).encode()).hexdigest()
 
     def rows(self) -> Mapping[str, np.ndarray]:
         """The columns; fetched on first use. Raises DataError if that fails."""
-        return self.parse(fetch(self.member).read_bytes())
+        return self.parse(*(fetch(member, self._beside(member)).read_bytes() for member in self.members))
+
+    def _beside(self, member: Member) -> list[Member]:
+        """The others of its archive."""
+        return [other for other in self.members if other != member and other.requirement == member.requirement]
 
 
 def digit_images(data: bytes, side: int) -> dict[str, np.ndarray]:

@@ -53,25 +53,31 @@ class SourceReader:
 
 
 def open_source(
-    source: Source, columns: Mapping[str, str], roles: Sequence[str], files: frozenset[str] = PICTURES
+    source: Source,
+    columns: Mapping[str, str],
+    roles: Sequence[str],
+    files: frozenset[str] = PICTURES,
+    optional: frozenset[str] = frozenset(),
 ) -> SourceReader:
     """Open a source and find its columns. Reads headers and footers only (an example may be fetched).
 
-    `roles` are the task's inputs, `files` those whose text cells name files. Raises DataError with one sentence
-    per fault: a file that is missing or no such file, a column that is missing.
+    `roles` are the task's inputs, `files` those whose text cells name files, `optional` those that may be missing.
+    Raises DataError with one sentence per fault: a file that is missing or no such file, a column that is missing.
     """
     tables = {split: _table(uri, source) for split, uri in source.places.items()}
     problems = [
         problem
         for split, table in tables.items()
-        for problem in _column_problems(source.places[split], table.column_names, columns, roles)
+        for problem in _column_problems(source.places[split], table.column_names, columns, roles, optional)
     ]
     if problems:
         raise DataError(*problems)
     return SourceReader(tables, {split: _wanted(table, columns, roles, files) for split, table in tables.items()})
 
 
-def check_source(source: Source, columns: Mapping[str, str], roles: Sequence[str]) -> list[str]:
+def check_source(
+    source: Source, columns: Mapping[str, str], roles: Sequence[str], optional: frozenset[str] = frozenset()
+) -> list[str]:
     """What can be found wrong without reading the rows, one sentence each; for a plan."""
     if source.example is not None:
         from stages.domains.examples import EXAMPLES
@@ -81,7 +87,7 @@ def check_source(source: Source, columns: Mapping[str, str], roles: Sequence[str
             return []
         return [f"no example is called '{source.example}'{did_you_mean(source.example, known)}"]
     try:
-        open_source(source, columns, roles)
+        open_source(source, columns, roles, optional=optional)
     except UserError as error:
         return list(error.problems)
     return []
@@ -138,7 +144,7 @@ def _wanted(table: TableReader, columns: Mapping[str, str], roles: Sequence[str]
 
 
 def _column_problems(
-    uri: str, names: tuple[str, ...], columns: Mapping[str, str], roles: Sequence[str]
+    uri: str, names: tuple[str, ...], columns: Mapping[str, str], roles: Sequence[str], optional: frozenset[str]
 ) -> Iterator[str]:
     every = [*roles, LABEL, SAMPLE_ID]
     for role in columns:
@@ -146,7 +152,7 @@ def _column_problems(
             yield f"`columns` has the role '{role}', which this task does not have{did_you_mean(role, every)}"
     for role in every:
         name = columns.get(role, role)
-        if name not in names and (role in roles or role in columns):
+        if name not in names and ((role in roles and role not in optional) or role in columns):
             mend = "" if role in columns else f"; name it with `columns: {{{role}: …}}`"
             near = did_you_mean(name, names)
             known = near if "?" in near else f"; it has {', '.join(names)}"

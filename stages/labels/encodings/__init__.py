@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 from schemas.canonical import identity
 from schemas.encodings import Dense, Encoding, Hard, LowRank, Sampled, TopK
 from schemas.errors import StoreError
-from schemas.labels import ENTROPY, FEATURES, MARGIN, Extra, FieldSchema, LabelSchema, LabelShape
+from schemas.labels import ENTROPY, FEATURES, MARGIN, SAID, Extra, FieldSchema, LabelSchema, LabelShape
 from stages.labels.decoded import check_temperature
 from stages.labels.encodings.base import KEPT, Codec
 from stages.labels.encodings.dense import DenseCodec
@@ -32,8 +32,10 @@ __all__ = [
     "extras_of",
     "features_field",
     "label_schema",
+    "said_field",
 ]
 
+_BYTES = {"float16": 2, "float32": 4, "uint8": 1, "uint16": 2, "uint32": 4}
 ITEMS, BOX, SCORE = "items", "box", "score"
 """Arrays of ragged shapes: labels of each sample; place and score of each box."""
 
@@ -99,7 +101,12 @@ def check_schema(schema: LabelSchema, where: str) -> None:
             "release. Label again with --force labels"
         )
     names = [field.name for field in schema.fields]
-    strange = [field.name for field in schema.fields[len(wanted) :] if field.dtype not in ("float16", "float32")]
+    known = {SAID: ("uint8", "uint16", "uint32")}
+    strange = [
+        field.name
+        for field in schema.fields[len(wanted) :]
+        if field.dtype not in known.get(field.name, ("float16", "float32"))
+    ]
     if len(set(names)) < len(names) or strange:
         raise StoreError(f"{where} describes arrays that no release writes ({', '.join(strange or names)[:200]})")
 
@@ -120,6 +127,16 @@ def difficulty_fields(names: Iterable[str]) -> tuple[Extra, ...]:
     """The extra fields that say how hard a label is (`stages.labels.builder.difficulty`)."""
     words = {ENTROPY: "Entropy at temperature 1, in nats.", MARGIN: "Gap between the two largest probabilities."}
     return tuple(Extra(name=name, description=words[name]) for name in names)
+
+
+def said_field(classes: int) -> Extra:
+    """The extra field of what a teacher that is forced said, item by item: in the narrowest type that names a class."""
+    dtype: Literal["uint8", "uint16", "uint32"] = (
+        "uint8" if classes <= 2**8 else "uint16" if classes <= 2**16 else "uint32"
+    )
+    return Extra(
+        name=SAID, dtype=dtype, description="The class that the teacher took, before it came to the next item."
+    )
 
 
 def _of_shape(fields: tuple[FieldSchema, ...], shape: LabelShape) -> tuple[FieldSchema, ...]:
@@ -163,7 +180,7 @@ def _extra(extra: Extra, shape: LabelShape) -> FieldSchema:
         name=extra.name,
         dtype=extra.dtype,
         shape=(*grid, *(() if extra.width is None else (extra.width,))),
-        bytes_per_row=cells * (extra.width or 1) * (2 if extra.dtype == "float16" else 4),
+        bytes_per_row=cells * (extra.width or 1) * _BYTES[extra.dtype],
         description=extra.description,
         per=extra.per,
     )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from schemas.base import Contract, Fraction, Part
 from schemas.encodings import Encoding
 from schemas.errors import StoreError
-from schemas.labels import ENTROPY, FEATURES, MARGIN
+from schemas.labels import ENTROPY, FEATURES, MARGIN, SAID
 from schemas.training import Training
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ MENDS = {
     FEATURES: "label with `features: float16`",
     ENTROPY: "label with `difficulty: [entropy]`",
     MARGIN: "label with `difficulty: [margin]`",
+    SAID: "tasks hold it whose models say one item after another, such as translation",
 }
 EVERY_ENCODING = frozenset({"dense", "low-rank", "top-k", "sampled", "hard"})
 """For losses that are linear in the teacher's distribution, or read its most likely class only."""
@@ -55,7 +56,7 @@ class Needs:
     labels: bool = True
     """A label set; without one no shared rows are read."""
     fields: frozenset[str] = frozenset()
-    """Fields of the label set beside its logits (`FEATURES`, `ENTROPY`, `MARGIN`)."""
+    """Fields of the label set beside its logits (`FEATURES`, `ENTROPY`, `MARGIN`, `SAID`)."""
     encodings: frozenset[str] = EVERY_ENCODING
     """Encodings of labels that it can learn from."""
     temperatures: tuple[float, ...] = ()
@@ -70,6 +71,11 @@ class Needs:
     """The inputs that the student was given, for models of the method's own."""
     validation: bool = False
     """What student and teacher are worth on the student's validation budget, after each epoch (`Method.end_epoch`)."""
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether it needs something of a sample as a whole, and not of each of its items."""
+        return self.features or self.source or self.labelled or self.inputs or self.validation
 
     def __or__(self, other: Needs) -> Needs:
         """What two methods need together."""

@@ -17,6 +17,7 @@ class World:
     config: dict[str, Any]
     """The task's settings in the spec."""
     classes: tuple[str, ...]
+    """Names of its labels; empty where a label is no class."""
     rows: Callable[[int, int, int], list[Row]]
     """(how many, seed, domain 0 or 1) to source rows: the task's roles, and `label`."""
     write: Callable[[Path, Sequence[Row]], dict[str, str]]
@@ -30,6 +31,9 @@ class World:
     bad: Sequence[tuple[Row, str]]
     """Rows that are no samples, empty ones among them, and what is said of them."""
     models: dict[str, dict[str, Any]]
-    """Settings under which models with a short name are built without a network; left out: none are needed."""
+    """Settings under which models with a short name are built, quickly and without a network; left out: none are
+    needed."""
     learning_rate: float = 1e-2
     """A rate that suits both models."""
+    steps: int = 60
+    """Steps in which they learn a handful by heart."""
