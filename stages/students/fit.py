@@ -35,7 +35,7 @@ from stages.students.calibration import fit_temperature
 from stages.students.feed import Feed, LabelledBatch, SharedBatch, SourceBatch
 from stages.students.learners import Learners
 from stages.students.methods import get_method
-from stages.students.methods.base import LabelledRows, Method, Needs, SharedRows, Sizes, SourceRows
+from stages.students.methods.base import LabelledRows, Method, Needs, SharedRows, Sizes, SourceRows, weighted_mean
 from stages.students.passes import Passes
 from stages.students.teacher import TeacherRows
 from stages.tasks import task_code
@@ -265,29 +265,34 @@ class Fit:
         whole = self._outputs(inputs, rows)
         outputs = iter(whole)
         progress = self.done / self.student.steps
-        shared_rows, labelled_rows = None, None
+        shared_rows, labelled_rows, shared_costs, labelled_costs = None, None, None, None
         if shared is not None and self.labels is not None:
             logits, features = next(outputs)
+            logits, shared_costs = self._task.priced(logits)
             said = self._read(shared.teachers[self.labels])
             items, weights = self._task.items(lots["shared"]), shared.weights_B
             weights = weights if items is None else weights.repeat_interleave(items)
             shared_rows = SharedRows(logits, said, weights, features, progress=progress)
         if labelled is not None:
-            logits, _ = next(outputs)
+            logits, labelled_costs = self._task.priced(next(outputs)[0])
             told = self._read(labelled.teachers[self.labels]) if self.needs.labelled and self.labels else None
             labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress, self._counts(labelled.weights_L))
         of_source = None
         if source is not None:
             logits, features = next(outputs)
+            logits, source_costs = self._task.priced(logits)
             if shared_rows is not None and self.needs.source:
                 shared_rows = replace(shared_rows, source=SourceRows(logits, features))
             if source.truth_S is not None:  # a method never sees it
                 true_rows = LabelledRows(logits, source.truth_S, None, progress, self._counts(source.weights_S))
                 of_source = Method.truth_term(self.method, true_rows, training.label_smoothing)
+                if source_costs is not None:
+                    of_source = of_source + source_costs.mean()
         if of_source is not None and not lots:
             loss = of_source
         else:
             loss = self.method.loss(shared_rows, labelled_rows, training.label_smoothing)
+            loss = loss + self._places(shared_rows, shared_costs, labelled_costs)
         if mix is not None:
             other_shared = shared_rows and shared_rows.of_partners(partners["shared"])
             other_labelled = labelled_rows and labelled_rows.of_partners(partners["labelled"])
@@ -463,6 +468,17 @@ class Fit:
             return [(lot, None) for lot in logits]
         features = [self.peers.whole(lot, count) for (_, lot), count in zip(mine, rows, strict=True) if lot is not None]
         return list(zip(logits, features, strict=True))
+
+    def _places(self, shared: SharedRows | None, said: torch.Tensor | None, true: torch.Tensor | None) -> torch.Tensor:
+        """What items cost beside their class, by teacher and truth, in the shares that these have in the loss."""
+        terms = []
+        if shared is not None and said is not None:
+            terms.append(weighted_mean(said, shared.weights_B))
+        if true is not None:
+            terms.append(true.mean())
+        if len(terms) == 2:
+            return self.method.alpha * terms[0] + (1.0 - self.method.alpha) * terms[1]
+        return terms[0] if terms else torch.zeros((), device=self._device)
 
     def _counts(self, weights: torch.Tensor | None) -> torch.Tensor | None:
         """What rows with their truth count, where that is how classes are balanced."""
