@@ -34,15 +34,20 @@ def open_table(uri: str, source: Source) -> PictureTable:
 
 def _picture(name: str, data: bytes, files: frozenset[str]) -> Picture:
     try:
-        root = _parsed(data)
-        file = _file(PurePosixPath(name), _text(root, "filename"), files)
-        size = float(_text(root, "size/width")), float(_text(root, "size/height"))
-        boxes = tuple(map(_box, root.iter("object")))
+        file, size, boxes = parse(data)
     except BadRow as problem:
         return Picture(name, "", problem=str(problem))
+    return Picture(name, _file(PurePosixPath(name), file, files), boxes, size)
+
+
+def parse(data: bytes) -> tuple[str, tuple[float, float], tuple[Box, ...]]:
+    """(name of the picture, its width and height, its boxes) of one XML. Raises BadRow."""
+    root = _parsed(data)
+    try:
+        size = float(_text(root, "size/width")), float(_text(root, "size/height"))
+        return _text(root, "filename"), size, tuple(map(_box, root.iter("object")))
     except ValueError as error:
-        return Picture(name, "", problem=f"not an XML of boxes that can be read: {error}")
-    return Picture(name, file, boxes, size)
+        raise BadRow(str(error) if isinstance(error, BadRow) else f"the XML holds no number: {error}") from None
 
 
 def _box(item: ET.Element) -> Box:
