@@ -10,12 +10,12 @@ JOBS ?= 2
 CONSTRAINTS := deploy/constraints.txt
 # What the resolver holds: the releases that the team's machines have ready (see deploy/README.md).
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
-EXAMPLES := mnist-to-digits reviews-to-tweets
+EXAMPLES := mnist-to-digits reviews-to-tweets strings-translation
 EXAMPLES_FULL := mnist-to-digits reviews-to-tweets-full
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo examples examples-full test test-faults lint format bench bench-store bench-students effects constraints clean
+.PHONY: help setup demo examples examples-full test test-faults lint format bench bench-store bench-students effects rounds constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ bench-students: setup ## measure cohorts against online distillation (12 minutes
 
 effects: setup ## method x label budget on digits, both directions (40 minutes, goes on where it was); JSON beside
 	@$(BIN)/python -m tests.bench.effects
+
+rounds: setup ## every policy of rounds on digits, both directions (60 minutes at most, goes on where it was); JSON beside
+	@$(BIN)/python -m tests.bench.rounds
 
 # The peers see our packages through a .pth, so torch and numpy are not installed twice; --no-deps, since two of them
 # forbid the releases that we hold (numpy 2.4, transformers 5) and work with them all the same.

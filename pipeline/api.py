@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.planner import Plan, make_plan
 from pipeline.runner import Listener, RunResult, Selection, execute
 from pipeline.specs import LoadedSpec, load_spec
+from schemas.errors import SpecError
 from schemas.runs import Event
 from stages.context import Context
 from stages.places import Place
+
+if TYPE_CHECKING:
+    from pipeline.rounds._chains import Chain
 
 
 def plan(
@@ -27,7 +32,12 @@ def plan(
     Raises SpecError, ContractError or PlaceError with every fault that can be found before work starts.
     """
     loaded = _loaded(spec, overrides)
-    return make_plan(loaded, _context(loaded, workspace, listener), look_only)
+    context = _context(loaded, workspace, listener)
+    if loaded.spec.rounds is not None:
+        from pipeline.rounds._loop import plan_rounds
+
+        return plan_rounds(loaded, context, look_only)[0]
+    return make_plan(loaded, context, look_only)
 
 
 def run(
@@ -49,10 +59,27 @@ def run(
     """
     loaded = _loaded(spec, overrides)
     context = _context(loaded, workspace, listener)
+    if loaded.spec.rounds is not None:
+        from pipeline.rounds._loop import run_rounds
+
+        chosen, listens = selection or Selection(), listener or _nobody
+        return run_rounds(loaded, context, chosen, listens, command, update_lock)
     made = make_plan(loaded, context, update_lock=update_lock)
     if made.locked is not None:
         made.locked.write()
     return execute(made, context, selection or Selection(), listener or _nobody, command)
+
+
+def chains_so_far(
+    spec: str | Path | LoadedSpec, workspace: str | None = None, overrides: Iterable[str] = ()
+) -> list[Chain]:
+    """The rounds of each chain as far as they are measured. Writes nothing. Raises SpecError where there are none."""
+    from pipeline.rounds._loop import plan_rounds
+
+    loaded = _loaded(spec, overrides)
+    if loaded.spec.rounds is None:
+        raise SpecError(f"{loaded.path.name} has no `rounds`: give it some, such as {{policy: migration}}")
+    return plan_rounds(loaded, _context(loaded, workspace, None), look_only=True)[1]
 
 
 def _loaded(spec: str | Path | LoadedSpec, overrides: Iterable[str]) -> LoadedSpec:

@@ -11,7 +11,7 @@ from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
-from pipeline.trainings import training_faults
+from pipeline.trainings import needs_faults, training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
@@ -37,9 +37,11 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     problems += [*training_faults(spec), *_weights_faults(spec)]
     problems += [fault for place in _places(loaded, workspace) if (fault := place.unwritable())]
     if not problems:
+        problems += _order_faults(spec)
+    if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
+        problems += [*needs_faults(spec), *_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
         problems += side_faults(spec)
-        problems += [*_cohort_faults(spec), *_halving_faults(spec)]
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -79,6 +81,10 @@ def _references(spec: Spec) -> Iterator[str]:
         for domain in teacher.domains:
             yield from missing(f"{where}.domains", "domain", domain, spec.domains)
         yield from missing(f"{where}.from", "teacher", teacher.from_, spec.teachers)
+        yield from missing(f"{where}.student", "student", teacher.student, spec.students)
+        if teacher.student in spec.students and teacher.seed not in (seeds := spec.students[teacher.student].seeds):
+            known = ", ".join(map(str, seeds))
+            yield f"{where}.seed: student '{teacher.student}' is trained with seed {known}, not with {teacher.seed}"
         if teacher.adapt is not None:
             yield from missing(f"{where}.adapt.domain", "domain", teacher.adapt.domain, spec.domains)
         trail = [name]
@@ -103,6 +109,7 @@ def _references(spec: Spec) -> Iterator[str]:
         where = spec.where(name)
         yield from missing(f"{where}.labels", "label set", student.labels, spec.labels)
         yield from missing(f"{where}.domain", "domain", student.domain, spec.domains)
+        yield from missing(f"{where}.start", "teacher", student.start, spec.teachers)
         if student.labels is None and student.method.name != "none":
             yield f"{where}: method '{student.method.name}' learns from labels: give `labels`, or use method none"
         if student.calibrate and not _can_calibrate(spec, student):
@@ -123,6 +130,27 @@ def _references(spec: Spec) -> Iterator[str]:
             yield f"domains.{name}: give `split` (such as {example}), or one place per split"
         if described.split is not None and "" not in described.from_.places:
             yield f"domains.{name}: the source comes in one place per split: leave out `split`"
+
+
+def _order_faults(spec: Spec) -> Iterator[str]:
+    """Circles, and students that start from a teacher which is another model."""
+    project = Project(spec, normal_parts(spec), {}, {})
+    try:
+        project.in_order()
+    except SpecError as error:
+        yield from error.problems
+        return
+    for name, student in spec.students.items():
+        if student.start is None:
+            continue
+        model, _ = project.made_like(student.start)
+        if model is not None and model != student.model:
+            yield (
+                f"{spec.where(name)}.start: teacher '{student.start}' is a {model.name} and the student a "
+                f"{student.model.name}: weights go over between equal models only"
+            )
+        if spec.teachers[project.root(student.start)].class_map:
+            yield f"{spec.where(name)}.start: teacher '{student.start}' has other classes behind a `class_map`"
 
 
 def _can_calibrate(spec: Spec, student: Student) -> bool:
@@ -288,6 +316,34 @@ def _halving_faults(spec: Spec) -> Iterator[str]:
                 f"{spec.where(name)}.halving compares by selection quality, and domain '{project.target(student)}' has "
                 "no validation labels: give it some (`label_budget`, `split`), or leave `halving` out"
             )
+
+
+def _rounds_faults(spec: Spec) -> Iterator[str]:
+    """What no policy can work with."""
+    from pipeline.rounds import POLICIES
+    from stages.tasks import TASKS
+
+    rounds = spec.rounds
+    if rounds is None:
+        return
+    try:
+        POLICIES.normal(rounds.policy, "rounds.policy")
+    except UserError as error:
+        yield from error.problems
+    task = TASKS.get(spec.task.name)
+    if task.forces:
+        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave out"
+    metrics = task.metrics
+    for metric in rounds.until:
+        if metric not in metrics:
+            yield f"rounds.until: no metric is called '{metric}'{did_you_mean(metric, metrics)}"
+    if not spec.students:
+        yield "rounds: there are no students to go from round to round with"
+    for name, student in spec.students.items():
+        if student.labels is None:
+            yield f"{spec.where(name)}: rounds are of students with `labels`: leave it out, or leave out `rounds`"
+        if student.point is not None and spec.where(name) == f"students.{student.point.grid}":
+            yield f"{spec.where(name)}.grid: the points of a grid go through no rounds: leave out `grid`, or `rounds`"
 
 
 def _class_faults(spec: Spec) -> Iterator[str]:

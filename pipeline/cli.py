@@ -35,6 +35,7 @@ app.add_typer(labels_app, name="labels")
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML or JSON file.", metavar="SPEC")]
 Workspace = Annotated[str | None, typer.Option(help="Workspace (directory or URI); left out: beside the spec.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a value: students.mobile.seeds=3.")]
+MaxRounds = Annotated[int | None, typer.Option("--max-rounds", help="Most rounds, in the place of the spec's.")]
 
 
 @app.command()
@@ -61,14 +62,20 @@ def init(
 
 
 @app.command()
-def plan(spec: SpecPath, workspace: Workspace = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    spec: SpecPath,
+    workspace: Workspace = None,
+    overrides: Overrides = None,
+    max_rounds: MaxRounds = None,
+    as_json: AsJson = False,
+) -> None:
     """Check a spec and show each step: present, missing, damaged or not yet known, and why. Starts no work."""
     from pipeline.api import plan as make
     from pipeline.show import plan_json, print_plan
     from pipeline.view import View
 
     with redirect_stdout(sys.stderr), View() as view:
-        made = make(spec, workspace, overrides or (), listener=view)
+        made = make(spec, workspace, _overrides(overrides, max_rounds), listener=view)
     if as_json:
         print(json.dumps(plan_json(made), indent=2))
     else:
@@ -88,6 +95,7 @@ def run(
         list[str] | None, typer.Option(metavar="STAGE", help="Do this stage or step though it exists.")
     ] = None,
     overrides: Overrides = None,
+    max_rounds: MaxRounds = None,
     update_lock: Annotated[
         bool, typer.Option("--update-lock", help="Take what the names of others' label sets mean now.")
     ] = False,
@@ -104,7 +112,7 @@ def run(
         result = execute(
             spec,
             workspace,
-            overrides or (),
+            _overrides(overrides, max_rounds),
             selection=selection,
             listener=view,
             command=" ".join(["crossdistill", *sys.argv[1:]]),
@@ -160,12 +168,42 @@ def stage(
 
 
 @app.command()
-def report(spec: SpecPath, workspace: Workspace = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def rounds(
+    spec: SpecPath,
+    workspace: Workspace = None,
+    overrides: Overrides = None,
+    max_rounds: MaxRounds = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each round came to so far, and why it was what it was."""
+    from pipeline.api import chains_so_far
+    from pipeline.show import history_json, print_history
+
+    chains = chains_so_far(spec, workspace, _overrides(overrides, max_rounds))
+    if as_json:
+        print(json.dumps(history_json(chains), indent=2))
+    else:
+        print_history(chains)
+
+
+def _overrides(given: list[str] | None, max_rounds: int | None) -> tuple[str, ...]:
+    more = () if max_rounds is None else (f"rounds.max_rounds={max_rounds}",)
+    return (*(given or ()), *more)
+
+
+@app.command()
+def report(
+    spec: SpecPath,
+    workspace: Workspace = None,
+    overrides: Overrides = None,
+    max_rounds: MaxRounds = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the report of a finished run."""
     from pipeline.api import plan as make
     from pipeline.show import print_report, report_of
 
-    found = report_of(make(spec, workspace, overrides or (), look_only=True))
+    found = report_of(make(spec, workspace, _overrides(overrides, max_rounds), look_only=True))
     if as_json:
         sys.stdout.write(found.to_json().decode())
     else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.checks import check_places, check_spec, given_faults, read_givens
-from pipeline.graph import Graph, Step, build_graph
+from pipeline.graph import Graph, Judge, Step, build_graph, judge_all
 from pipeline.lock import Locked, resolve
 from pipeline.probing import try_models
 from pipeline.specs import LoadedSpec
@@ -85,21 +85,29 @@ class Plan:
         return {name: planned.outputs for name, planned in self.steps.items() if planned.state == "present"}
 
 
-def make_plan(loaded: LoadedSpec, context: Context, look_only: bool = False, update_lock: bool = False) -> Plan:
+def make_plan(
+    loaded: LoadedSpec,
+    context: Context,
+    look_only: bool = False,
+    update_lock: bool = False,
+    judge: Judge = judge_all,
+) -> Plan:
     """Check everything that can be checked, then look at what exists; `look_only` writes nothing at all.
+
+    `judge` adds the steps that judge what is made.
 
     Raises SpecError with every fault found, PlaceError for an unsafe place.
     """
     with one_look():
-        return _make(loaded, context, look_only, update_lock)
+        return _make(loaded, context, look_only, update_lock, judge)
 
 
-def _make(loaded: LoadedSpec, context: Context, look_only: bool, update_lock: bool) -> Plan:
+def _make(loaded: LoadedSpec, context: Context, look_only: bool, update_lock: bool, judge: Judge) -> Plan:
     check_spec(loaded, context.workspace)
     if not look_only:
         check_places(loaded, context.workspace)
     locked = resolve(loaded, update_lock)
-    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace), locked.given)
+    graph = build_graph(loaded.spec, *read_givens(loaded, context.workspace), locked.given, judge)
     plan = Plan(loaded, graph, context.workspace.uri, {}, locked)
     problems: list[str] = []
     for name, given in locked.given.items():

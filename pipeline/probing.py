@@ -63,13 +63,13 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
 def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, ProbeInputs]]:
     spec, normal = loaded.spec, normal_parts(loaded.spec)
     project = Project(spec, normal, {}, {})
-    own = get_task(normal.task).vocabulary()
+    tokens = get_task(normal.task).vocabulary()
     storing = {project.root(item.teacher) for item in spec.labels.values() if item.teacher and item.features}
 
     def classes_of(domain: str | None) -> tuple[str, ...] | None:
         packed = outputs.get(f"domains.{domain}")
-        if own is not None:
-            return own
+        if tokens is not None:
+            return tokens
         return spec.domains[domain].classes or (packed.classes if packed else None) if domain else None
 
     for name, teacher in spec.teachers.items():
@@ -98,9 +98,12 @@ def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, 
             weights=student.weights if known else None,
             storage=spec.storage,
             strict=False,
-            features=get_method(normal.method[name]).needs.features,
+            features=(method := get_method(normal.method[name])).needs.features,
         )
         yield from _with_first(spec.where(name), asked, student.training)
+        for model in method.models:
+            own = {"model": model, "weights": None, "features": False}
+            yield f"{spec.where(name)}.method", asked.model_copy(update=own)
 
 
 def _with_first(where: str, asked: ProbeInputs, training: Training) -> Iterator[tuple[str, ProbeInputs]]:

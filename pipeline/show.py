@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.planner import Plan
 from pipeline.runner import RunResult
 from schemas.base import Document
 from schemas.errors import ContractError, MissingUpstream, did_you_mean
 from schemas.evaluation import Report, ReportOutputs
+from schemas.rounds import Measured
 from schemas.spec import Storage
 from stages.places import Place
+
+if TYPE_CHECKING:
+    from pipeline.rounds._chains import Chain
 
 WIDE = 500
 """Columns where the output is no terminal."""
@@ -105,6 +109,49 @@ def result_json(result: RunResult) -> dict[str, Any]:
         "not_done": result.not_done,
         "outputs": {name: out.dump() for name, out in result.outputs.items() if isinstance(out, Document)},
     }
+
+
+def history_json(chains: Sequence[Chain]) -> list[dict[str, Any]]:
+    """The rounds of each chain as JSON."""
+    return [
+        {
+            "seed": chain.seed,
+            "rounds": [record.dump() for record in chain.records],
+            "best": chain.best if chain.past else None,
+            "ended": chain.ended,
+        }
+        for chain in chains
+    ]
+
+
+def print_history(chains: Sequence[Chain]) -> None:
+    """One line a round, with selection quality alone, and below why rounds were what they were."""
+    rows, words = [], []
+    for chain in chains:
+        metric = chain.base.metric
+        for past, record in zip(chain.past, chain.records, strict=True):
+            students = [f"{name} {_worth(one, metric)}" for name, one in past.students.items()]
+            sets = [f"{name} {_worth(one, metric)}" for name, one in past.sets.items()]
+            mark = "best" if past.number == chain.best else ""
+            rows.append((str(chain.seed), str(past.number), ", ".join(students), ", ".join(sets), mark))
+            if past.number > 1:
+                words.append(f"chain {chain.seed}, round {past.number}: {record.decision}")
+        if chain.ended is not None:
+            words.append(f"chain {chain.seed} ends: {chain.ended}")
+        elif len(chain.asked) > len(chain.past):
+            words.append(f"chain {chain.seed}: round {len(chain.asked)} is to do")
+    print_table(("chain", "round", "students (selection)", "their labels", ""), rows)
+    for line in words:
+        _console().print(_safe(line), soft_wrap=True)
+
+
+def _worth(one: Measured, metric: str) -> str:
+    if one.failure is not None:
+        return "failed"
+    if metric in one.quality:
+        return f"{one.quality[metric]:.3f}"
+    known = {"agreement": one.agreement, "confidence": one.confidence}
+    return " ".join(f"{name} {value:.3f}" for name, value in known.items() if value is not None) or "-"
 
 
 def report_of(plan: Plan) -> Report:

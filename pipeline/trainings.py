@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from schemas.spec import Spec
 from schemas.training import Training
+from stages.students.methods import get_method
+from stages.tasks import TASKS
 from stages.training.optim import optimizer_faults
 
 
@@ -56,3 +58,24 @@ def _can_validate(spec: Spec, domain: str) -> bool:
     if described.label_budget is not None and not described.label_budget.validation:
         return False
     return described.split.validation > 0 if described.split is not None else "validation" in described.from_.places
+
+
+def needs_faults(spec: Spec) -> Iterator[str]:
+    """Methods that need what a training, or a domain, does not give."""
+    for name, student in spec.students.items():
+        needs, where = get_method(student.method).needs, spec.where(name)
+        domain = str(spec.domain_of(student.labels) if student.labels else student.domain)
+        if needs.of_samples and TASKS.get(spec.task.name).forces:
+            yield (
+                f"{where}.method: '{student.method.name}' compares samples, and labels of '{spec.task.name}' are of "
+                "their items: use soft, sequence or hard"
+            )
+        if needs.validation and not _can_validate(spec, domain):
+            yield (
+                f"{where}.method: '{student.method.name}' follows what validation says, and '{domain}' has no "
+                "validation labels: give it some (`label_budget`, `split`), or use another method"
+            )
+        if (needs.validation or needs.inputs) and spec.resources.data_parallel:
+            yield f"{where}.method: '{student.method.name}' trains on one worker: leave out `data_parallel`"
+        if needs.inputs and student.training.mixing is not None:
+            yield f"{where}.training.mixing: the models of method '{student.method.name}' learn unmixed: leave it out"

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from schemas.artifacts import BudgetRef, LabelSetRef, ModelRef, Ref, SamplesRef, SplitRef, TruthRef
 from schemas.base import Contract, Digest, Document, Name, Part
+from schemas.rounds import RoundsSection
 from schemas.spec import Evaluation
 from schemas.students import Arm, Stopped
 
@@ -276,6 +277,8 @@ class ReportInputs(Document):
     """Tables of quality, in the order shown."""
     grids: tuple[GridSection, ...] = ()
     """Grids whose points are among them."""
+    rounds: RoundsSection | None = None
+    """Rounds that led to the students."""
     costs: CostRef | None = None
     """Table of costs."""
     notes: tuple[str, ...] = ()
@@ -295,6 +298,8 @@ class Report(Document):
     """Tables of quality."""
     grids: tuple[GridSection, ...] = ()
     """Grids whose points are among them."""
+    rounds: RoundsSection | None = None
+    """Rounds that led to the students."""
     costs: CostTable | None = None
     """Table of costs."""
     notes: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ MODULES = (
     "labels",
     "lock",
     "models",
+    "rounds",
     "runs",
     "screening",
     "spec",

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
 from schemas.labels import Ids, Requirements, Space, Views, Weights
+from schemas.rounds import Rounds
 from schemas.training import Training
 
 SplitName = Literal["train", "validation", "test"]
@@ -171,6 +172,8 @@ class Teacher(Contract):
     """Another teacher that this one is made from."""
     adapt: Adapt | None = None
     """How it is made from the other."""
+    student: Name | None = None
+    """A student that is the teacher now, in what it became with `seed`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -181,10 +184,15 @@ class Teacher(Contract):
             if extra:
                 raise ValueError(f"a teacher made `from` another takes only `adapt`, not {', '.join(extra)}")
             return self
+        if self.student is not None:
+            extra = sorted(self.model_fields_set - {"student", "seed"})
+            if extra:
+                raise ValueError(f"a teacher that was a `student` takes only its `seed`, not {', '.join(extra)}")
+            return self
         if self.adapt is not None:
             raise ValueError("`adapt` needs `from`, the teacher to adapt")
         if self.model is None:
-            raise ValueError("a teacher has a `model`, or is made `from` another")
+            raise ValueError("a teacher has a `model`, is made `from` another, or was a `student`")
         factory = ":" in self.model.name
         if not self.domains and self.weights is None and not factory:
             raise ValueError("a teacher has `domains` to train on, given `weights`, or is made `from` another")
@@ -280,6 +288,8 @@ def _seeds(value: Any) -> Any:
     return tuple(range(value))
 
 
+Baseline = Literal["no-teacher", "source-only", "source-finetuned"]
+
 Seeds = Annotated[
     tuple[NonNegativeInt, ...],
     BeforeValidator(_seeds, json_schema_input_type=PositiveInt | tuple[NonNegativeInt, ...]),
@@ -332,6 +342,10 @@ class Student(Contract):
     """How many seeds (0, 1, …) or which; a seed sets initialisation and the draw of the label budget."""
     weights: str | None = None
     """Given weights that it and its baselines start from; a head of another size starts anew."""
+    start: Name | None = None
+    """A teacher whose weights it and its baselines start from; of the same model."""
+    baselines: tuple[Baseline, ...] | None = None
+    """What it is compared with; left out: as `evaluation` says."""
     preprocessing: dict[str, Any] = {}
     """The task's own settings for how this model wants its input."""
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
@@ -348,10 +362,9 @@ class Student(Contract):
     def _halving_of_a_grid(self) -> Self:
         if self.halving is not None and not self.grid and self.point is None:
             raise ValueError("`halving` compares the points of a `grid`: give one, or leave it out")
+        if self.start is not None and self.weights is not None:
+            raise ValueError("a student starts from given `weights` or from a teacher's (`start`): leave out one")
         return self
-
-
-Baseline = Literal["no-teacher", "source-only", "source-finetuned"]
 
 
 class Evaluation(Contract):
@@ -403,6 +416,8 @@ class Spec(Document):
     """Label sets by name."""
     students: dict[Name, Student] = {}
     """Students by name."""
+    rounds: Rounds | None = None
+    """Rounds over all students, each seed a chain of its own; left out: labels are made once, and students trained."""
     evaluation: Evaluation = Evaluation()
     """What is measured."""
     store: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from schemas.artifacts import BudgetRef, HeldOut, ModelRef, SamplesRef, SeenInfo, SplitRef, WeightsRef
+from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, SamplesRef, SeenInfo, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Part
 from schemas.training import Training
 
@@ -63,6 +63,23 @@ class AdaptTeacher(Contract):
     """Rows per forward pass."""
 
 
+class StudentTeacher(Contract):
+    """Take a student for a teacher."""
+
+    kind: Literal["student"] = "student"
+    """Tag of the way."""
+    student: ModelRef
+    """The student."""
+    samples: SamplesRef
+    """Its target."""
+    split: SplitRef
+    """The target's splits: it read the inputs of the train rows."""
+    budget: BudgetRef | None = None
+    """Rows whose truth it saw, or was chosen by."""
+    labels: LabelSetRef | None = None
+    """The label set that it learned from."""
+
+
 class TeacherInputs(Document):
     """What is asked of `teachers`."""
 
@@ -71,17 +88,17 @@ class TeacherInputs(Document):
     task: Part
     """Task with its settings."""
     model: Part | None = None
-    """The model; none with `adapt`, where the teacher brings it."""
+    """The model; none where another model is carried over or taken, which brings its own."""
     classes: tuple[str, ...] | None = None
-    """Classes to speak of, in order; none with `adapt`."""
+    """Classes to speak of, in order; none where another model brings them."""
     own_classes: tuple[str, ...] | None = None
     """Classes of the raw outputs, where a `class_map` stands between."""
     class_map: dict[str, str] = {}
     """Class by own class."""
     preprocessing: dict[str, Any] = {}
     """How it wants its input."""
-    way: Annotated[TrainTeacher | GivenTeacher | AdaptTeacher, Field(discriminator="kind")]
-    """Train, take as given, or adapt."""
+    way: Annotated[TrainTeacher | GivenTeacher | AdaptTeacher | StudentTeacher, Field(discriminator="kind")]
+    """Train, take as given, adapt, or take a student."""
     held_out: tuple[HeldOut, ...] = ()
     """Domains that its labels are for: a teacher that would learn from their test rows is refused."""
 

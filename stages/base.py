@@ -106,6 +106,7 @@ STAGES: dict[str, str] = {
     "labels": "stages.labels.stage:LABELS",
     "halving": "stages.students.halving:HALVING",
     "students": "stages.students.stage:STUDENTS",
+    "rounds": "stages.rounds.stage:ROUNDS",
     "evaluation": "stages.evaluation.stage:EVALUATION",
     "costs": "stages.evaluation.costs:COSTS",
     "report": "stages.evaluation.report:REPORT",

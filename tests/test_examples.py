@@ -72,6 +72,27 @@ def test_bring_your_teacher_cut_short(tmp_path: Path) -> None:
     assert made.to_do == []
 
 
+def test_strings_translation_cut_short(tmp_path: Path) -> None:
+    """A few steps of tiny models, by characters: every byte of both packages is read all the same."""
+    tiny = "width: 16, layers: 1, decoder_layers: 1, heads: 1"
+    outputs = ran(
+        "strings-translation.yaml",
+        tmp_path / "workspace",
+        "task.said_tokens=8",
+        f"teachers.english.model={{name: marian, {tiny}}}",
+        "teachers.english.preprocessing={side: en, beams: 1}",
+        "teachers.english.training.steps=4",
+        f"students={{words: {{model: {{name: marian-light, {tiny}}}, labels: english-on-spreadsheet, "
+        "preprocessing: {side: fr, beams: 1}, training: {steps: 3}}}",
+        "evaluation.cost=false",
+    )
+    assert outputs["domains.suite"]["rows"] == 14765
+    assert outputs["labels.english-on-spreadsheet"]["rows"] == 3006
+    table = outputs["evaluation.words"]["table"]
+    assert {arm["arm"] for arm in table["arms"]} == {"teacher", "distilled", "no-teacher"}
+    assert table["comparison"]["metric"] == "bleu"
+
+
 def test_reviews_to_tweets_cut_short(tmp_path: Path) -> None:
     """With a bag of words for a teacher: MiniLM would read each tweet for a minute."""
     outputs = ran(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.graph.data import add_domain
-from pipeline.graph.judging import add_costs, add_report, add_student_evaluation, add_teacher_evaluations
+from pipeline.graph.judging import Judge, judge_all
 from pipeline.graph.project import Project
 from pipeline.graph.screening import screening_notes
 from pipeline.graph.steps import Graph, Outputs, Step
@@ -20,7 +20,7 @@ from pipeline.parts import normal_parts
 from schemas.artifacts import WeightsRef
 from schemas.spec import Spec
 
-__all__ = ["Graph", "Outputs", "Step", "build_graph"]
+__all__ = ["Graph", "Judge", "Outputs", "Step", "build_graph", "judge_all"]
 
 
 def build_graph(
@@ -28,35 +28,31 @@ def build_graph(
     source_digests: Mapping[str, str],
     weights: Mapping[str, WeightsRef],
     given: Mapping[str, Given] | None = None,
+    judge: Judge = judge_all,
 ) -> Graph:
     """The graph of a checked spec (`pipeline.checks`), in which every name refers to something.
 
     `source_digests` by domain and `weights` by place come from `pipeline.checks.read_givens`, `given` label sets by
-    name from `pipeline.lock`. All data is made
-    before anything is trained: its faults are found before the expensive work.
+    name from `pipeline.lock`. All data is made before anything is trained: its faults are found before the expensive
+    work. `judge` adds the steps that judge what was made.
     """
     project = Project(spec, normal_parts(spec), source_digests, weights, given or {})
     graph = Graph()
     for name in spec.domains:
         add_domain(graph, project, name)
     data = tuple(graph.steps)
-    for name in project.teachers_in_order():
-        add_teacher(graph, project, name, after=data)
-    for name in project.labels_in_order():
-        add_labels(graph, project, name)
-    for grid in project.grids:
-        add_halving(graph, project, grid, after=data)
-    for name in spec.students:
-        add_student(graph, project, name, after=data)
+    for kind, name in project.in_order():
+        if kind == "teachers":
+            add_teacher(graph, project, name, after=data)
+        elif kind == "labels":
+            add_labels(graph, project, name)
+        else:
+            add_halving(graph, project, name, after=data)
+            add_student(graph, project, name, after=data)
     graph.cohorts = project.cohorts
-    for name in spec.teachers:
-        add_teacher_evaluations(graph, project, name)
-    for name in spec.students:
-        add_student_evaluation(graph, project, name)
     graph.remarks = lambda done: [*order_notes(project, done), *screening_notes(project, done)]
-    add_costs(graph, project)
-    add_report(graph, project)
     graph.notes += _notes(project)
+    judge(graph, project)
     return graph
 
 
@@ -64,7 +60,7 @@ def _notes(project: Project) -> list[str]:
     """How the spec was understood, where that is not plain."""
     notes: list[str] = []
     for name, student in project.spec.students.items():
-        wanted = [arm for arm in project.spec.evaluation.baselines if arm.startswith("source")]
+        wanted = [arm for arm in project.baselines(name) if arm.startswith("source")]
         if student.labels is None or not wanted:
             continue
         teacher, *others = project.said_by(student.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pipeline.graph.notes import training_notes
@@ -20,13 +21,26 @@ from schemas.evaluation import (
     ReportInputs,
     Section,
 )
+from schemas.rounds import RoundsSection
 from schemas.spec import Student
 from schemas.students import Arm
 
+Judge = Callable[[Graph, Project], None]
+"""Adds the steps that judge what was made."""
 NO_TRUTH = f"{IMPOSSIBLE} at a label budget of 0"
 NO_START = "its start from the source failed"
 NO_SOURCE = f"{IMPOSSIBLE} where the source of a given teacher is not known"
 OTHER_CLASSES = f"{IMPOSSIBLE} where the source has other classes than the target"
+
+
+def judge_all(graph: Graph, project: Project) -> None:
+    """Every teacher and student, their costs, and the report."""
+    for name in project.spec.teachers:
+        add_teacher_evaluations(graph, project, name)
+    for name in project.spec.students:
+        add_student_evaluation(graph, project, name)
+    add_costs(graph, project, {name: name for name in project.spec.students})
+    add_report(graph, project)
 
 
 def add_teacher_evaluations(graph: Graph, project: Project, name: str) -> None:
@@ -45,7 +59,7 @@ def _add_teacher(graph: Graph, project: Project, name: str, domain: str) -> None
 
     def inputs(done: Outputs) -> EvaluationInputs:
         judged = Candidate(arm="teacher", seed=seed, model=done[step].model, budget=done[budget].budget)
-        return _evaluation(project, done, name, domain, (judged,), None)
+        return evaluation_of(project, done, name, domain, (judged,), None)
 
     graph.add(f"evaluation.{name}.{domain}", (step, *project.data(domain, seed)), inputs)
 
@@ -71,7 +85,7 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
             candidates.append(Candidate(arm="teacher", seed=first, labels=reference, budget=budget))
         possible = project.arms(name)
         stopped = next((out.stopped for out in results.values() if out.stopped), None)
-        shown: tuple[Arm, ...] = ("distilled", *project.spec.evaluation.baselines)
+        shown: tuple[Arm, ...] = ("distilled", *project.baselines(name))
         for arm in shown:
             if labels is None and arm != "distilled":
                 continue
@@ -91,14 +105,17 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
                         budget=done[project.budget(target, seed)].budget,
                     )
                 )
-        return _evaluation(project, done, name, target, tuple(candidates), reference)
+        settings = project.spec.evaluation.model_copy(update={"baselines": project.baselines(name)})
+        asked = evaluation_of(project, done, name, target, tuple(candidates), reference)
+        return asked.model_copy(update={"settings": settings})
 
     graph.add(f"evaluation.{name}", needs, inputs, grid=project.of_grid(name, "evaluation"))
 
 
-def _evaluation(
+def evaluation_of(
     project: Project, done: Outputs, subject: str, domain: str, candidates: tuple[Candidate, ...], reference: Any
 ) -> EvaluationInputs:
+    """What is asked of an evaluation on one domain."""
     samples, split = project.data(domain)
     return EvaluationInputs(
         subject=subject,
@@ -113,34 +130,38 @@ def _evaluation(
     )
 
 
-def add_costs(graph: Graph, project: Project) -> None:
-    """`costs`: the teachers that labelled, and one seed of each student, by what they are built like."""
+def add_costs(graph: Graph, project: Project, students: Mapping[str, str]) -> None:
+    """`costs`: the teachers that labelled, and one seed of each student, by what they are built like.
+
+    `students`: those of the spec, by the name that each is shown under.
+    """
     spec = project.spec
-    if not spec.evaluation.cost or not spec.students:
+    if not spec.evaluation.cost or not students:
         return
-    samples = f"domains.{project.target(next(iter(spec.students.values())))}"
-    said = dict.fromkeys(student.labels for student in spec.students.values() if student.labels)
+    asked_students = {shown: spec.students[name] for shown, name in students.items()}
+    samples = f"domains.{project.target(next(iter(asked_students.values())))}"
+    said = dict.fromkeys(student.labels for student in asked_students.values() if student.labels)
     asked = [teacher for name in said for teacher in project.said_by(name)]
     teachers = [name for name in dict.fromkeys(asked) if name is not None]
-    needs = [samples, *(f"teachers.{name}" for name in teachers), *(f"students.{name}" for name in spec.students)]
+    needs = [samples, *(f"teachers.{name}" for name in teachers), *(f"students.{name}" for name in students.values())]
 
     def inputs(done: Outputs) -> CostInputs:
         from stages.evaluation.costs import host_description
 
         candidates: list[CostCandidate] = []
         for name in teachers:
-            root, made = project.root(name), done[f"teachers.{name}"]
-            shape = _architecture(
-                project, spec.teachers[root].model, made.classes, project.normal.teacher_preprocessing[root]
-            )
+            made = done[f"teachers.{name}"]
+            model, preprocessing = project.made_like(name)
+            shape = _architecture(project, model, made.classes, preprocessing)
             candidates.append(CostCandidate(name=name, model=made.model, architecture=shape))
-        for name, student in spec.students.items():
+        for shown, student in asked_students.items():
+            name = students[shown]
             results = done[f"students.{name}"].students
             model = next((out.model for out in results if out.arm == "distilled" and out.model), None)
             if model is not None:
                 classes = classes_for(project, done, name)
                 shape = _architecture(project, student.model, classes, project.normal.student_preprocessing[name])
-                candidate = CostCandidate(name=_built_like(name, student), model=model, architecture=shape)
+                candidate = CostCandidate(name=_built_like(shown, student), model=model, architecture=shape)
                 if (candidate.name, shape) not in [(other.name, other.architecture) for other in candidates]:
                     candidates.append(candidate)
         return CostInputs(candidates=tuple(candidates), samples=done[samples].samples, host=host_description())
@@ -167,8 +188,16 @@ def _architecture(
     }
 
 
-def add_report(graph: Graph, project: Project) -> None:
-    """`report`: everything that was judged, in one place."""
+def add_report(
+    graph: Graph,
+    project: Project,
+    shown: Collection[str] | None = None,
+    sets: Collection[str] | None = None,
+    rounds: Callable[[Outputs], RoundsSection] | None = None,
+) -> None:
+    """`report`: everything that was judged, in one place; only the evaluations in `shown` have tables of their own, and
+    only the label sets in `sets` a line.
+    """
     spec = project.spec
     evaluations = [step.name for step in graph.steps.values() if step.stage == "evaluation"]
     costs = ["costs"] if "costs" in graph.steps else []
@@ -194,12 +223,14 @@ def add_report(graph: Graph, project: Project) -> None:
                     digest=done[f"labels.{name}"].labels.digest,
                 )
                 for name, labels in spec.labels.items()
+                if sets is None or name in sets
             ),
-            qualities=tuple(done[step].quality for step in evaluations),
+            qualities=tuple(done[step].quality for step in evaluations if shown is None or step in shown),
             grids=tuple(
                 GridSection(name=grid, points={name: point.at for name, point in points.items()})
                 for grid, points in project.grids.items()
             ),
+            rounds=rounds(done) if rounds is not None else None,
             costs=done["costs"].cost if costs else None,
             notes=(
                 *graph.notes,
@@ -208,5 +239,5 @@ def add_report(graph: Graph, project: Project) -> None:
             ),
         )
 
-    screened = [step.name for step in graph.steps.values() if step.stage == "screening"]
-    graph.add("report", [*screened, *(f"labels.{name}" for name in spec.labels), *evaluations, *costs, *told], inputs)
+    looked = [step.name for step in graph.steps.values() if step.stage in ("screening", "rounds")]
+    graph.add("report", [*looked, *(f"labels.{name}" for name in spec.labels), *evaluations, *costs, *told], inputs)

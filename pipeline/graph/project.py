@@ -14,7 +14,7 @@ from schemas.artifacts import WeightsRef
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.labels import Views
-from schemas.spec import Point, Spec, Student
+from schemas.spec import Baseline, Point, Spec, Student
 from schemas.students import Arm
 
 ALONE = ("alone", False)
@@ -65,23 +65,95 @@ class Project:
 
     # --- teachers --------------------------------------------------------------------------------------------
 
-    def teachers_in_order(self) -> list[str]:
-        """Teachers, each after the one that it is made from."""
-        order: list[str] = []
-        todo = list(self.spec.teachers)
-        while todo:
-            ready = [name for name in todo if self.spec.teachers[name].from_ in (None, *order)]
-            if not ready:
-                raise SpecError(f"teachers {', '.join(todo)} are made from each other in a circle")
-            order += ready
-            todo = [name for name in todo if name not in order]
-        return order
-
     def root(self, teacher: str) -> str:
-        """The teacher at the beginning of a chain of `from`."""
-        while (parent := self.spec.teachers[teacher].from_) is not None:
-            teacher = parent
+        """The teacher that another goes back to: over `from`, and over the labels that a student learned from."""
+        passed: set[str] = set()
+        while teacher not in passed:
+            passed.add(teacher)
+            found = self.spec.teachers[teacher]
+            before = found.from_ or (self._taught(found.student)[0] if found.student else None)
+            teacher = before or teacher
         return teacher
+
+    def made_like(self, teacher: str) -> tuple[Part | None, dict[str, Any]]:
+        """(model, preprocessing) of a teacher: those of the teacher or student that it was made from."""
+        found = self.spec.teachers[teacher]
+        if found.student is not None:
+            return self.spec.students[found.student].model, self.normal.student_preprocessing[found.student]
+        if found.from_ is not None:
+            return self.made_like(found.from_)
+        return found.model, self.normal.teacher_preprocessing[teacher]
+
+    def _taught(self, student: str) -> list[str | None]:
+        """Teachers that a student learned from, or started from."""
+        found = self.spec.students[student]
+        if found.labels is not None:
+            return self.said_by(found.labels)
+        return [found.start]
+
+    def _parents(self, teacher: str) -> set[str]:
+        """Teachers that a teacher is made from, at first hand: over a student, those whose labels or weights it had."""
+        found = self.spec.teachers[teacher]
+        if found.student is None:
+            return {found.from_} if found.from_ else set()
+        start = self.spec.students[found.student].start
+        return {who for who in (*self._taught(found.student), start) if who is not None}
+
+    def _rests_on(self, teacher: str, wanted: str) -> bool:
+        return teacher == wanted or any(self._rests_on(parent, wanted) for parent in self._parents(teacher))
+
+    def in_order(self) -> list[tuple[str, str]]:
+        """(`teachers`, `labels` or `students`, name) of all of them, each after those that it is made from.
+
+        Raises SpecError for those that are made from each other in a circle.
+        """
+        spec, order = self.spec, dict[tuple[str, str], None]()
+
+        def before(kind: str, name: str) -> list[tuple[str, str]]:
+            if kind == "teachers":
+                teacher = spec.teachers[name]
+                return [("teachers", teacher.from_ or ""), ("students", teacher.student or "")]
+            if kind == "labels":
+                labels = spec.labels[name]
+                return [("teachers", labels.teacher or ""), *(("labels", parent) for parent in labels.fuse)]
+            student = spec.students[name]
+            return [("labels", student.labels or ""), ("teachers", student.start or "")]
+
+        parts = (("teachers", spec.teachers), ("labels", spec.labels), ("students", spec.students))
+        todo = [(kind, name) for kind, named in parts for name in named]
+        while todo:
+            begun = len(order)
+            for kind in ("teachers", "labels", "students"):
+                again = True
+                while again:
+                    ready = [one for one in todo if one[0] == kind and one not in order]
+                    ready = [one for one in ready if all(not need or (k, need) in order for k, need in before(*one))]
+                    order |= dict.fromkeys(ready)
+                    again = bool(ready) and kind != "students"
+            todo = [one for one in todo if one not in order]
+            if len(order) == begun:
+                kinds = dict.fromkeys(kind for kind, _ in todo)
+                names = ", ".join(name for _, name in todo)
+                raise SpecError(f"{' and '.join(kinds)} {names} are made from each other in a circle")
+        return list(order)
+
+    @cached_property
+    def generations(self) -> dict[str, int]:
+        """How many students stand before each student, one after the other, as teachers."""
+        found: dict[str, int] = {}
+
+        def of_teacher(name: str) -> int:
+            teacher = self.spec.teachers[name]
+            if teacher.student is not None:
+                return found[teacher.student] + 1
+            return of_teacher(teacher.from_) if teacher.from_ is not None else 0
+
+        for kind, name in self.in_order():
+            if kind == "students":
+                student = self.spec.students[name]
+                asked = [] if student.labels is None else self.said_by(student.labels)
+                found[name] = max((of_teacher(who) for who in (*asked, student.start) if who is not None), default=0)
+        return found
 
     def targets_of(self, teacher: str) -> list[str]:
         """Domains that a teacher, or one made from it, labels."""
@@ -91,18 +163,19 @@ class Project:
 
     def heirs(self, teacher: str) -> list[str]:
         """Domains whose labels rest on a teacher: its own, and those of teachers that are made from it."""
-        found = []
-        for name, item in self.spec.labels.items():
-            who = item.teacher
-            while who is not None and who != teacher:
-                who = self.spec.teachers[who].from_
-            if who is not None:
-                found.append(self.domain(name))
+        asked = ((item.teacher, self.domain(name)) for name, item in self.spec.labels.items())
+        found = [domain for who, domain in asked if who is not None and self._rests_on(who, teacher)]
+        starts = ((student.start, self.target(student)) for student in self.spec.students.values())
+        found += [domain for who, domain in starts if who is not None and self._rests_on(who, teacher)]
         return list(dict.fromkeys(found))
 
     def trained_on(self, teacher: str) -> tuple[str, ...]:
         """Domains that a teacher was trained on or carried over to, the first one first."""
         found = self.spec.teachers[teacher]
+        if found.student is not None:
+            student = self.spec.students[found.student]
+            before = (self.trained_on(who) for who in self._taught(found.student)[:1] if who is not None)
+            return tuple(dict.fromkeys([name for names in before for name in names] + [self.target(student)]))
         if found.from_ is None or found.adapt is None:
             return found.domains
         return (*self.trained_on(found.from_), found.adapt.domain)
@@ -112,20 +185,6 @@ class Project:
     def domain(self, labels: str) -> str:
         """The domain that a label set speaks of."""
         return str(self.spec.domain_of(labels))
-
-    def labels_in_order(self) -> list[str]:
-        """Label sets, each after those that it fuses."""
-        order: list[str] = []
-
-        def add(name: str) -> None:
-            for parent in self.spec.labels[name].fuse:
-                add(parent)
-            if name not in order:
-                order.append(name)
-
-        for name in self.spec.labels:
-            add(name)
-        return order
 
     def said_by(self, labels: str) -> list[str | None]:
         """Teachers that speak in a label set, the first one first; None for whoever spoke in a set of another store."""
@@ -162,13 +221,18 @@ class Project:
         teacher = None if student.labels is None else self.said_by(student.labels)[0]
         return teacher is not None and bool(self.spec.teachers[self.root(teacher)].class_map)
 
+    def baselines(self, name: str) -> tuple[Baseline, ...]:
+        """What a student is compared with."""
+        own = self.spec.students[name].baselines
+        return self.spec.evaluation.baselines if own is None else own
+
     def arms(self, name: str) -> list[Arm]:
         """The arms of a student's comparison that its spec makes possible."""
         student = self.spec.students[name]
         budget = self.spec.domains[self.target(student)].label_budget
         nothing = budget is not None and budget.train == 0
         arms: list[Arm] = ["distilled"]
-        for baseline in self.spec.evaluation.baselines:
+        for baseline in self.baselines(name):
             if baseline == "no-teacher" and (student.labels is None or nothing):
                 continue
             if baseline.startswith("source") and (self.source(student) is None or self.maps_classes(student)):
@@ -224,7 +288,8 @@ class Project:
             domain = self.source(student) if on_source else self.target(student)
             if domain is not None:
                 apart = name if student.cohort in ALONE else student.cohort
-                key = repr((domain, self.stream_settings(name, on_source), apart))
+                turn = 0 if on_source else self.generations[name]  # who learns from another waits for it
+                key = repr((domain, self.stream_settings(name, on_source), apart, turn))
                 members.setdefault(key, []).append(name)
         found: dict[str, Cohort] = {}
         for names in members.values():

@@ -20,15 +20,16 @@ ON_TARGET: tuple[Arm, ...] = ("distilled", "no-teacher", "source-finetuned")
 ON_SOURCE: tuple[Arm, ...] = ("source-only",)
 
 
-def add_halving(graph: Graph, project: Project, grid: str, after: tuple[str, ...]) -> None:
-    """`halving.GRID`, where the points of a grid are to be compared before their training ends."""
+def add_halving(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:
+    """`halving.GRID`, once, where the points of a student's grid are to be compared before their training ends."""
     from stages.tasks import TASKS
 
-    points = list(project.grids[grid])
     spec = project.spec
-    halving = spec.students[points[0]].halving
-    if halving is None:
+    halving, point = spec.students[name].halving, spec.students[name].point
+    if halving is None or point is None or f"halving.{point.grid}" in graph.steps:
         return
+    grid = point.grid
+    points = list(project.grids[grid])
     metric = next(iter(spec.evaluation.metrics or TASKS.get(spec.task.name).metrics))
 
     def inputs(done: Outputs) -> HalvingInputs:
@@ -82,6 +83,8 @@ def _needs(project: Project, name: str, arms: tuple[Arm, ...]) -> list[str]:
     needs = [*project.data(domain, *seeds), *project.data(project.target(student))]
     if "distilled" in arms and student.labels:
         needs.append(f"labels.{student.labels}")
+    if student.start:
+        needs.append(f"teachers.{student.start}")
     for mixed in dict.fromkeys(filter(None, (project.mixed(name, arm) for arm in arms))):
         needs += project.data(mixed, *(student.seeds if project.has_budget(mixed) else (0,)))
     return needs
@@ -127,6 +130,8 @@ def _student(
     start = starts[seed] if arm == "source-finetuned" else None
     if start is None and student.weights:
         start = project.weights[student.weights]
+    if start is None and student.start:
+        start = done[f"teachers.{student.start}"].model
     if start is not None:  # it is of the size that is asked for already
         training = training.model_copy(update={"scaling": None})
     source = None

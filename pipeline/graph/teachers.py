@@ -9,7 +9,14 @@ from schemas.artifacts import HeldOut, SplitRef
 from schemas.errors import SpecError
 from schemas.labels import Fusion, LabelsInputs, Names
 from schemas.spec import Adapt
-from schemas.teachers import AdaptTeacher, GivenTeacher, LabelledDomain, TeacherInputs, TrainTeacher
+from schemas.teachers import (
+    AdaptTeacher,
+    GivenTeacher,
+    LabelledDomain,
+    StudentTeacher,
+    TeacherInputs,
+    TrainTeacher,
+)
 from stages.classes import reordered
 
 
@@ -18,6 +25,9 @@ def add_teacher(graph: Graph, project: Project, name: str, after: tuple[str, ...
     teacher = project.spec.teachers[name]
     if teacher.from_ is not None and teacher.adapt is not None:
         _add_adapted(graph, project, name, f"teachers.{teacher.from_}", teacher.adapt)
+        return
+    if teacher.student is not None:
+        _add_student(graph, project, name, teacher.student, teacher.seed)
         return
     targets = project.targets_of(name)
     needs = [step for domain in teacher.domains for step in project.data(domain, teacher.seed)]
@@ -67,6 +77,31 @@ def _add_adapted(graph: Graph, project: Project, name: str, parent: str, adapt: 
     )
 
 
+def _add_student(graph: Graph, project: Project, name: str, student: str, seed: int) -> None:
+    step, asked = f"students.{student}", project.spec.students[student]
+    target = project.target(asked)
+    samples, split, budget = project.data(target, seed if project.has_budget(target) else 0)
+    labels = f"labels.{asked.labels}" if asked.labels else None
+
+    def inputs(done: Outputs) -> TeacherInputs:
+        became = next(one for one in done[step].students if one.arm == "distilled" and one.seed == seed)
+        if became.model is None:
+            raise SpecError(f"teachers.{name}: {step} of seed {seed} has no model: {became.failure or became.stopped}")
+        return TeacherInputs(
+            task=project.task,
+            way=StudentTeacher(
+                student=became.model,
+                samples=done[samples].samples,
+                split=done[split].split,
+                budget=done[budget].budget,
+                labels=done[labels].labels if labels else None,
+            ),
+            held_out=held_out(project, done, *project.heirs(name)),
+        )
+
+    graph.add(f"teachers.{name}", [step, samples, split, budget, *([labels] if labels else [])], inputs)
+
+
 def held_out(project: Project, done: Outputs, *domains: str) -> tuple[HeldOut, ...]:
     """Domains whose test rows are nobody's to learn from, as far as they are there: no work rests on them."""
     steps = {domain: project.data(domain) for domain in domains}
@@ -106,7 +141,8 @@ def add_labels(graph: Graph, project: Project, name: str) -> None:
         )
         return
     teacher = f"teachers.{labels.teacher}"
-    screening = add_screening(graph, project, labels.teacher, domain)
+    # Rounds measure their teachers themselves, one after the other.
+    screening = None if project.spec.rounds else add_screening(graph, project, labels.teacher, domain)
     names = Names(teacher=labels.teacher, trained_on=project.trained_on(labels.teacher), domain=domain)
     graph.add(
         f"labels.{name}",

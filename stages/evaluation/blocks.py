@@ -19,6 +19,7 @@ from stages.evaluation.cells import (
     stopped_of,
 )
 from stages.evaluation.grids import Grid
+from stages.evaluation.rounds import rounds_block
 
 
 def blocks(report: Report, brief: bool = False) -> list[Block]:
@@ -35,6 +36,8 @@ def blocks(report: Report, brief: bool = False) -> list[Block]:
     last = shown[-1] if shown else None
     found = [_student_block(table, report.budgets, legend if table is last else (), brief) for table in shown]
     found += [grid.block(brief) for grid in grids]
+    if report.rounds is not None:
+        found.append(rounds_block(report.rounds))
     if teachers:
         found.append(_teacher_block(teachers, () if students else legend, brief))
     if report.costs is not None:

@@ -32,6 +32,7 @@ class ReportStage(Stage[ReportInputs, ReportOutputs]):
             labels=inputs.labels,
             qualities=tuple(read_quality(context.place(ref), ref) for ref in inputs.qualities),
             grids=inputs.grids,
+            rounds=inputs.rounds,
             costs=None if costs is None else read_costs(context.place(costs), costs),
             notes=inputs.notes,
         )

@@ -62,7 +62,7 @@ class LabelJob:
         return Labeller(
             Store(self.store),
             Samples.open(self.samples_place, self.samples).only(teacher.task.reads(teacher.preprocessing)),
-            teacher,
+            teacher.for_inference(),
             self.how,
             device,
             told,

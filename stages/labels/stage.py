@@ -19,7 +19,7 @@ class LabelsStage(Stage[LabelsInputs, LabelsOutputs]):
     """Makes the units that are missing, and with the last one the set; the workspace's artifact only points to it."""
 
     name = "labels"
-    version = 1
+    version = 2
     Inputs = LabelsInputs
     Outputs = LabelsOutputs
 

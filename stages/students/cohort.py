@@ -25,9 +25,10 @@ from stages.classes import class_columns, class_numbers
 from stages.places import Place
 from stages.progress import Reporter
 from stages.students.feed import Feed, SourceDomain
-from stages.students.fit import Fit, Order
+from stages.students.fit import Fit
 from stages.students.lockstep import train
 from stages.students.memory import memory_of
+from stages.students.order import Order
 from stages.tasks import get_task
 from stages.training.launch import WorkerDied, device, rank, world_size
 from stages.training.models import preprocessing_of

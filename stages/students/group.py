@@ -16,7 +16,7 @@ from stages.students.bisection import bisect
 from stages.training.launch import WorkerDied, launch
 
 if TYPE_CHECKING:
-    from stages.students.fit import Order
+    from stages.students.order import Order
 
 DEADLY = "it ends the process that trains it"
 MEND = "give it a smaller model or `batch_size`, or mend its code if that is a crash"

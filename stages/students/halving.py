@@ -29,7 +29,7 @@ from stages.places import Place
 from stages.students.stage import STUDENTS
 
 if TYPE_CHECKING:
-    from stages.students.fit import Order
+    from stages.students.order import Order
 
 
 class HalvingStage(Stage[HalvingInputs, HalvingOutputs]):
@@ -53,7 +53,7 @@ class HalvingStage(Stage[HalvingInputs, HalvingOutputs]):
         """
         if (found := self.find(context, inputs)) is not None:
             return found
-        from stages.students.fit import CHECKPOINTS
+        from stages.students.order import CHECKPOINTS
 
         attempt = self.attempt(context, inputs)
         outcomes = [PointOutcome() for _ in inputs.points]

@@ -16,11 +16,11 @@ from schemas.training import Training
 from stages.artifacts import find_artifact, outputs_of
 from stages.base import Stage
 from stages.context import Context
-from stages.students.methods import method_code
+from stages.students.methods import get_method, method_code
 from stages.tasks import task_code
 
 if TYPE_CHECKING:
-    from stages.students.fit import Order
+    from stages.students.order import Order
 
 
 class Students(Stage[CohortInputs, CohortOutputs]):
@@ -42,7 +42,8 @@ class Students(Stage[CohortInputs, CohortOutputs]):
     def part_code(self, inputs: CohortInputs, part: str) -> dict[str, str]:
         """The task's, the method's, and a user's own model factory."""
         student = next(student for student in inputs.students if part_of(student) == part)
-        return task_code(inputs.task, student.model, student.training.first_model) | method_code(student.method)
+        models = (student.model, student.training.first_model, *get_method(student.method).models)
+        return task_code(inputs.task, *models) | method_code(student.method)
 
     def find(self, context: Context, inputs: CohortInputs) -> CohortOutputs | None:
         """The outputs if every student exists. One small read per student."""
@@ -74,7 +75,7 @@ class Students(Stage[CohortInputs, CohortOutputs]):
 
     def orders(self, context: Context, inputs: CohortInputs) -> list[Order]:
         """What a worker is told of each student."""
-        from stages.students.fit import Order
+        from stages.students.order import Order
 
         fingerprints = self.fingerprints(inputs)
         return [

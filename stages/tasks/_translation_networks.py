@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
 from schemas.base import Contract, Fraction, Part
@@ -25,6 +24,10 @@ from stages.tasks._tokenizers import NOTHING
 
 NEVER = -1e9
 """Logit of what is never said: the number that the decoder begins with, and those beyond the tokenizer's."""
+
+
+GROUPS, GROUP_ROWS = 4, 8
+"""Groups of like length that a batch is cut into, where each has so many rows or more."""
 
 
 class MarianSettings(Contract):
@@ -92,12 +95,30 @@ class Translator(nn.Module):
         source_BS, said_BT = batch[:, : self.search.reads], batch[:, self.search.reads :]
         if said_BT.shape[1]:
             return self.force(source_BS, said_BT)
-        said_BT = self.translate(source_BS, self.search.beams, self.search.says)
-        missing = self.search.says - said_BT.shape[1]
-        return functional.pad(said_BT, (0, missing), value=NOTHING).float()
+        answer_BT = batch.new_full((len(batch), self.search.says), NOTHING)
+        for rows in _alike((source_BS >= 0).sum(dim=1)):
+            said_BT = self.translate(source_BS[rows], self.search.beams, self.search.says)
+            answer_BT[rows, : said_BT.shape[1]] = said_BT
+        return answer_BT.float()
 
     def force(self, source_BS: Tensor, said_BT: Tensor) -> Tensor:
-        """Raw logits of each token of a translation given those before it (N, V)."""
+        """Raw logits of each token of a translation given those before it (N, V).
+
+        Rows go through in groups of like length, since most of a mixed batch would be filling.
+        """
+        lengths_B = (said_BT >= 0).sum(dim=1)
+        groups = _alike(lengths_B)
+        if len(groups) == 1:
+            return self._force(source_BS, said_BT)
+        parts = [self._force(source_BS[rows], said_BT[rows]) for rows in groups]
+        order = torch.cat(groups)  # where each row's tokens lie among those of the groups
+        begins = torch.zeros_like(lengths_B)
+        begins[order] = lengths_B[order].cumsum(0) - lengths_B[order]
+        item_N = torch.arange(int(lengths_B.sum()), device=said_BT.device)
+        item_N = item_N - (lengths_B.cumsum(0) - lengths_B - begins).repeat_interleave(lengths_B)
+        return torch.cat(parts)[item_N]
+
+    def _force(self, source_BS: Tensor, said_BT: Tensor) -> Tensor:
         ids_BS, mask_BS = read(source_BS)
         said_BT = said_BT[:, : max(1, int((said_BT >= 0).sum(dim=1).max()))]
         before_BT = torch.cat([said_BT.new_full((len(said_BT), 1), self._start), said_BT[:, :-1].clamp(min=0)], dim=1)
@@ -130,6 +151,12 @@ class Translator(nn.Module):
         said_BT: Tensor = self.inner.generate(input_ids=ids_BS, attention_mask=mask_BS.long(), generation_config=how)
         self.train(training)
         return ended(said_BT[:, 1:], self._end)
+
+
+def _alike(lengths_B: Tensor) -> list[Tensor]:
+    """Numbers of the rows, in groups of like length; few rows are one group. A function of the lengths alone."""
+    order = torch.argsort(lengths_B, stable=True)
+    return list(order.tensor_split(GROUPS)) if len(order) >= GROUPS * GROUP_ROWS else [torch.arange(len(order))]
 
 
 def ended(said_BT: Tensor, end: int) -> Tensor:

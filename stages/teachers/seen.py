@@ -10,10 +10,11 @@ from typing import assert_never
 import numpy as np
 
 from schemas.artifacts import SamplesRef
-from schemas.teachers import AdaptTeacher, GivenTeacher, TeacherInputs, TrainTeacher
+from schemas.teachers import AdaptTeacher, GivenTeacher, StudentTeacher, TeacherInputs, TrainTeacher
 from stages.context import Context
 from stages.domains.reader import TRAIN, Samples, read_budget, read_split
 from stages.domains.seen import Seen, check_held_out, seen_rows, together
+from stages.labels.reader import LabelSet
 from stages.training.models import read_seen
 
 
@@ -39,6 +40,13 @@ def _seen(context: Context, inputs: TeacherInputs) -> Seen | None:
         case AdaptTeacher(teacher=teacher, samples=samples, split=split):
             train = np.flatnonzero(read_split(context.place(split), split) == TRAIN)
             return together([read_seen(context.place(teacher), teacher), seen_rows(_open(context, samples), train)])
+        case StudentTeacher(samples=samples, split=split, budget=budget, labels=labels):
+            read = [np.flatnonzero(read_split(context.place(split), split) == TRAIN)]
+            if budget is not None:
+                told = read_budget(context.place(budget), budget)
+                read += [told.train_positions, told.validation_positions]
+            own = seen_rows(_open(context, samples), np.unique(np.concatenate(read)))
+            return own if labels is None else together([own, LabelSet.open_ref(context.place(labels), labels).seen()])
         case GivenTeacher():
             return None
     assert_never(inputs.way)

@@ -1,4 +1,4 @@
-"""Stage `teachers`: a model that labels, trained on a source, taken as given, or carried over to a target."""
+"""Stage `teachers`: a model that labels: trained on a source, taken as given, carried over, or once a student."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from schemas.teachers import (
     AdaptTeacher,
     GivenTeacher,
     LabelledDomain,
+    StudentTeacher,
     TeacherInputs,
     TeacherOutputs,
     TrainTeacher,
@@ -102,6 +103,11 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
                 from stages.teachers.work import delegate
 
                 delegate(context, carry, work)
+            case StudentTeacher():
+                from stages.teachers.given import take_student
+                from stages.teachers.work import delegate
+
+                delegate(context, take_student, work)
             case _:
                 assert_never(work.inputs.way)
 

@@ -32,8 +32,9 @@ from stages.labels.decoded import DenseLabels
 from stages.places import Place
 from stages.students.cohort import open_feed
 from stages.students.feed import Feed
-from stages.students.fit import Fit, Order
+from stages.students.fit import Fit
 from stages.students.lockstep import train
+from stages.students.order import Order
 from stages.tasks import get_task
 
 TASK = Part.model_validate({"name": "image-classification", "image_size": 32, "channels": 1})

@@ -71,6 +71,8 @@ class FakeSamples:
 class FakeTask:
     """Vectors as they are."""
 
+    forces = False
+
     def batch(self, packed: Any, preprocessing: Any) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(packed["x"]))
 

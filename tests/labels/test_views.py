@@ -153,6 +153,7 @@ class Shaken(OracleTeacher):
 
 
 class ShakenTask:
+    forces = False
     Augmentation = TASK.Augmentation
 
     def batch(self, packed: Any, preprocessing: Any) -> torch.Tensor:

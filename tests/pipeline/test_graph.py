@@ -105,7 +105,7 @@ def test_several_sources_are_noted(value: dict[str, Any], tmp_path: Path) -> Non
 def test_teachers_made_from_each_other_in_a_circle(value: dict[str, Any], tmp_path: Path) -> None:
     value["teachers"]["big"] = {"from": "fit", "adapt": {"domain": "target"}}
     with pytest.raises(SpecError, match="in a circle"):
-        _project(value, tmp_path).teachers_in_order()
+        _project(value, tmp_path).in_order()
 
 
 OWN = ("cat", "dog", "oak")

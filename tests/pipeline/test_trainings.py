@@ -106,3 +106,24 @@ def test_what_needs_whole_batches_is_not_shared_out(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(value))
     with pytest.raises(SpecError, match="students.small: accumulate needs whole batches on one worker"):
         check_spec(load_spec(path), Place(str(tmp_path / "workspace")))
+
+
+def test_methods_that_follow_validation_or_have_peers_need_what_they_need(tmp_path: Path) -> None:
+    def faults(name: str, method: dict[str, Any], **changes: Any) -> None:
+        path = write_world(tmp_path / name)
+        value = yaml.safe_load(path.read_text())
+        value["students"]["small"]["method"] = method
+        for part, change in changes.items():
+            value[part] |= change
+        path.write_text(yaml.safe_dump(value, sort_keys=False))
+        check_spec(load_spec(path), Place(str(tmp_path / "workspace")))
+
+    mutual = {"name": "mutual", "peers": ["mobile-tiny"]}
+    faults("fine", mutual)
+    faults("fine too", {"name": "adaptive"})
+    with pytest.raises(SpecError, match="students.small.method: 'mutual' trains on one worker"):
+        faults("parallel", mutual, resources={"data_parallel": True})
+    target = yaml.safe_load(write_world(tmp_path / "plain").read_text())["domains"]["target"]
+    blind = {"target": target | {"label_budget": {"train": 6, "validation": 0}}}
+    with pytest.raises(SpecError, match="students.small.method: 'adaptive' follows what validation says"):
+        faults("blind", {"name": "adaptive"}, domains=blind)

@@ -16,7 +16,8 @@ from schemas.students import CohortInputs
 from stages.places import Place
 from stages.random import view_draws
 from stages.students import cohort
-from stages.students.fit import Fit, Order
+from stages.students.fit import Fit
+from stages.students.order import Order
 from stages.students.stage import STUDENTS, _alone, part_of
 from stages.tasks import get_task
 from stages.training.models import load_model

@@ -21,6 +21,7 @@ from stages.places import Place
 from stages.students import cohort, fit
 from stages.students.feed import Feed
 from stages.students.methods import get_method
+from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.students.teacher import DenseTeacher
 from stages.tasks import get_task
@@ -46,7 +47,7 @@ STUDENTS_OF_BOTH = (
 def ready(world: World, inputs: CohortInputs) -> tuple[fit.Fit, Feed]:
     """The first student of a cohort before its first step, and what it steps on."""
     asked = inputs.model_copy(update={"students": inputs.students[:1]})
-    order = fit.Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
+    order = Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
     one = fit.Fit(order, get_task(inputs.task), Storage(), torch.device("cpu"))
     feed = world.feed([one], Storage(), torch.device("cpu"))
     one.meet(feed)
@@ -71,9 +72,9 @@ def test_rows_of_the_source_count_their_share_by_hand(world: World) -> None:
     assert world.source_truth[world.source.read[-1]].tolist() == source.truth_S.tolist()
     counts = np.bincount(world.source_truth)
     assert torch.allclose(source.weights_S, torch.from_numpy(20 / (3 * counts)).float()[source.truth_S])
-    one._seed(0)
+    one._steps._seed(0, 0)
     with torch.no_grad():
-        outputs = one.trainee.module.train()(torch.cat([labelled.inputs, source.inputs]))
+        outputs = one._steps.trainee.module.train()(torch.cat([labelled.inputs, source.inputs]))
     one.step(None, labelled, source)
     wanted = 0.75 * mean(outputs[:4], labelled.truth_L, labelled.weights_L)
     wanted += 0.25 * mean(outputs[4:], source.truth_S, source.weights_S)
@@ -84,9 +85,9 @@ def test_a_source_alone_counts_whole(world: World) -> None:
     one, feed = ready(world, cohort_of(student("s", "none", source=SEEN, budget=2, training={"source_share": 0.25})))
     source = feed.source(0, str(one.source))
     assert source.truth_S is not None
-    one._seed(0)
+    one._steps._seed(0, 0)
     with torch.no_grad():
-        outputs = one.trainee.module.train()(source.inputs)
+        outputs = one._steps.trainee.module.train()(source.inputs)
     one.step(None, None, source)
     assert one._loss_sum == pytest.approx(float(functional.cross_entropy(outputs, source.truth_S)), rel=1e-5)
 

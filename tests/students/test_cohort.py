@@ -19,6 +19,7 @@ from stages.context import Context
 from stages.places import Place
 from stages.students import cohort, fit
 from stages.students.feed import Feed
+from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
 from stages.training.models import read_card, read_state
@@ -195,19 +196,19 @@ def test_what_a_method_trains_belongs_to_the_students_seed(world: World, local_c
     for item in fits:
         item.meet(feed)
         item.build()
-        states.append(item._learners.pack()[0])
+        states.append(item._steps.learners.pack()[0])
     assert states[2] == {}
     assert set(states[0]) == {"1.projection.module.weight", "1.projection.module.bias"}
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     before = states[0]["1.projection.module.weight"].clone()
     fits[0].step(feed.shared(0, {f"{0:032x}": ["features"]}), None)
-    assert not torch.equal(fits[0]._learners.pack()[0]["1.projection.module.weight"], before)
-    assert not any("projection" in name for name in fits[0].trainee.module.state_dict())
+    assert not torch.equal(fits[0]._steps.learners.pack()[0]["1.projection.module.weight"], before)
+    assert not any("projection" in name for name in fits[0]._steps.trainee.module.state_dict())
 
 
-def order_of(inputs: CohortInputs, number: int) -> fit.Order:
+def order_of(inputs: CohortInputs, number: int) -> Order:
     asked = inputs.model_copy(update={"students": (inputs.students[number],)})
-    return fit.Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
+    return Order(asked, "0" * 32, Place("nowhere"), {}, "students", 1)
 
 
 @pytest.mark.parametrize("die_at", [0, 1, 9, 23, 42])
@@ -228,6 +229,25 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert [one.history for one in again.students] == [one.history for one in whole.students]
     if die_at > 20:
         assert fresh.feeds[0].counters["decoded"] < world.feeds[0].counters["decoded"], "it went on, not back"
+
+
+def test_peers_and_the_teachers_share_resume_too(world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = Part.model_validate({"name": "mutual", "peers": ["tests.students.world:small"]})
+    share = Part.model_validate({"name": "adaptive", "alpha": 0.5, "rate": 0.5})
+    asked = cohort_of(student("m", peers), student("a", share), student("s", Part(name="soft")))
+    whole = STUDENTS.run(contexts("whole"), asked)
+    assert [one.failure for one in whole.students] == [None] * 3
+    alone = STUDENTS.run(contexts("alone"), cohort_of(asked.students[0])).students[0]
+    assert alone.model is not None
+    assert whole.students[0].model is not None
+    assert alone.model.digest == whole.students[0].model.digest, "peers are its own: neighbours do not count"
+    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    World().use(monkeypatch).samples.die_at = 23
+    context = contexts("killed")
+    with pytest.raises(Killed):
+        STUDENTS.run(context, asked)
+    World().use(monkeypatch)
+    assert digests(STUDENTS.run(context, asked)) == digests(whole)
 
 
 @pytest.mark.parametrize("die_at", [1, 5, 12])

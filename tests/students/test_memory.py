@@ -37,7 +37,7 @@ class Counted:
         """Nothing is remembered."""
 
     def held(self) -> int:
-        return sum("trainee" in fit.__dict__ for fit in self.built)
+        return sum("_steps" in fit.__dict__ for fit in self.built)
 
     def peak(self) -> int:
         self.most = max(self.most, self.held())

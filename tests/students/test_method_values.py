@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from schemas.errors import SpecError
 from stages.students.learners import Learners
 from stages.students.methods.base import LabelledRows, Method, SharedRows
 from stages.students.teacher import DenseTeacher
@@ -542,3 +543,61 @@ def test_what_a_game_trains_is_packed_whole() -> None:
     restored.unpack(kept, meta)
     for ours, theirs in zip(played(restored, again, toy, 4), wanted, strict=True):
         assert torch.equal(ours, theirs)
+
+
+# --- mutual learning, adaptive share --------------------------------------------------------------------------
+
+
+def peers_of(teaching: Method) -> list[nn.Module]:
+    found: list[nn.Module] = getattr(teaching, "_peers")  # noqa: B009 (only this method has them)
+    return found
+
+
+@given(SEEDS, st.sampled_from([1.0, 2.0]))
+@settings(max_examples=10)
+def test_mutual_is_everybodys_loss_against_teacher_and_others(seed: int, tau: float) -> None:
+    toy, teaching = new(seed), method("mutual", temperature=tau, weight=0.5)
+    learners_of(teaching, torch.float64)
+    z, t = sides(toy)
+    peers = [peer(toy.inputs_B).detach().numpy()[:REAL] for peer in peers_of(teaching)]
+    answers = [softmax(values / tau) for values in (z, *peers)]
+    said = softmax(t / tau)
+    expected = 0.0
+    for own, q in enumerate(answers):
+        others = [p for number, p in enumerate(answers) if number != own]
+        expected += tau**2 * (kl(said, q) + 0.5 * np.mean([kl(p, q) for p in others], axis=0)).mean()
+    assert term(teaching, toy) == pytest.approx(expected, rel=1e-9)
+    truth = toy.labelled(teaching)
+    logits = [toy.leaves["student_LC"], *(peer(toy.inputs_L) for peer in peers_of(teaching))]
+    wanted = sum(torch.nn.functional.cross_entropy(one.detach(), toy.truth_L).item() for one in logits)
+    assert float(teaching.truth_term(truth, 0.0).detach()) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_others_answers_are_constants_in_mutual_learning() -> None:
+    """The student's gradient is that of its own two terms; each peer has its own."""
+    toy, teaching = new(3), method("mutual", temperature=1.0)
+    learners_of(teaching, torch.float64)
+    teaching.teacher_term(toy.shared(teaching)).backward()
+    z, t = sides(toy)
+    q = softmax(z)
+    others = [softmax(peer(toy.inputs_B).detach().numpy()[:REAL]) for peer in peers_of(teaching)]
+    grad = toy.leaves["student_BC"].grad
+    assert grad is not None
+    expected = ((q - softmax(t)) + np.mean([q - p for p in others], axis=0)) / REAL
+    assert grad.numpy()[:REAL] == pytest.approx(expected, abs=1e-12)
+    weights = [weight for peer in peers_of(teaching) for weight in peer.parameters()]
+    assert all(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in weights)
+
+
+def test_the_teachers_share_follows_the_gap() -> None:
+    teaching = method("adaptive", alpha=0.5, rate=2.0, low=0.2, high=0.9)
+    learners_of(teaching)
+    told = [(0.7, 0.8), (0.8, 0.8), (0.9, 0.8), (0.2, 0.8), (0.99, 0.5)]
+    shares = []
+    for student, teacher in told:
+        teaching.end_epoch(student, teacher)
+        shares.append(teaching.alpha)
+    assert shares == pytest.approx([0.7, 0.7, 0.5, 0.9, 0.2])
+    assert method("adaptive", alpha=0.5).alpha == 0.5
+    with pytest.raises(SpecError, match="`alpha` begins between"):
+        method("adaptive", alpha=0.99)

@@ -28,8 +28,9 @@ from stages.places import Place
 from stages.students import bisection, group
 from stages.students.cohort import open_feed
 from stages.students.feed import Feed
-from stages.students.fit import Fit, Order
+from stages.students.fit import Fit
 from stages.students.methods import METHODS
+from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
 from tests.students.toy import EXAMPLES

@@ -22,9 +22,10 @@ from stages.students.methods import get_method
 from stages.students.methods.base import LabelledRows, Method, SharedRows, Sizes, SourceRows
 from stages.students.teacher import DenseTeacher, TeacherRows
 
-ROWS, CLASSES, STUDENT_FEATURES, TEACHER_FEATURES = 6, 5, 3, 4
+ROWS, CLASSES, STUDENT_FEATURES, TEACHER_FEATURES, INPUTS = 6, 5, 3, 4, 7
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "combined": {"parts": [{"name": "soft", "weight": 0.5}, {"name": "hard", "weight": 2.0, "alpha": 1.0}]}
+    "mutual": {"peers": ["mobile-tiny", "mobile-tiny"]},
+    "combined": {"parts": [{"name": "soft", "weight": 0.5}, {"name": "hard", "weight": 2.0, "alpha": 1.0}]},
 }
 """Settings of the methods that cannot do without."""
 
@@ -64,6 +65,7 @@ class Toy:
             said,
             fields={FEATURES: new(ROWS, TEACHER_FEATURES), "entropy": new(ROWS).abs(), "margin": new(ROWS).sigmoid()},
         )
+        self.inputs_B, self.inputs_L = new(ROWS, INPUTS), new(3, INPUTS)
         self.said.fields["said"] = (9 * new(ROWS).abs()).floor() % CLASSES  # type: ignore[index]
         self.weights_B = torch.tensor([1.0] * (ROWS - 1) + [0.0])
         self.truth_L = torch.tensor([0, 4, 2])
@@ -79,16 +81,18 @@ class Toy:
             leaf["features_BF"] if needs.features else None,
             source if needs.source else None,
             progress,
+            self.inputs_B if needs.inputs else None,
         )
 
-    def labelled(self, **leaves: Tensor) -> LabelledRows:
+    def labelled(self, teaching: Method | None = None, **leaves: Tensor) -> LabelledRows:
         """The labelled rows."""
-        return LabelledRows((self.leaves | leaves)["student_LC"], self.truth_L)
+        given = self.inputs_L if teaching is not None and teaching.needs.inputs else None
+        return LabelledRows((self.leaves | leaves)["student_LC"], self.truth_L, inputs=given)
 
     def loss(self, teaching: Method, smoothing: float = 0.0, **leaves: Tensor) -> Tensor:
         """The whole loss of a step."""
         shared = self.shared(teaching, 0.5, **leaves) if teaching.needs.labels else None
-        return teaching.loss(shared, self.labelled(**leaves), smoothing)
+        return teaching.loss(shared, self.labelled(teaching, **leaves), smoothing)
 
 
 @contextmanager
@@ -114,7 +118,8 @@ GAMES = ("adversarial", "domain-adversarial")
 def learners_of(teaching: Method, dtype: torch.dtype = torch.float32, seed: int = 0, train: bool = True) -> Learners:
     """What a method trains itself, made as a student makes it; `train`: or as it is while it only looks."""
     torch.manual_seed(seed)
-    sizes = Sizes(CLASSES, STUDENT_FEATURES, {FEATURES: TEACHER_FEATURES, "entropy": None, "margin": None})
+    fields = {FEATURES: TEACHER_FEATURES, "entropy": None, "margin": None}
+    sizes = Sizes(CLASSES, STUDENT_FEATURES, fields, lambda part, number: torch.nn.Linear(INPUTS, CLASSES))
     made = teaching.learners(sizes, Training(learning_rate=0.05, weight_decay=0.0))
     for learner in made.values():
         learner.module.to(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
@@ -43,6 +44,20 @@ def test_forcing_counts_real_tokens_and_looks_at_those_before_alone() -> None:
         assert changed.tolist() == [False, False, False, True, False, False, False]
         for row, part in enumerate(logits.split([4, 2, 1])):
             assert torch.allclose(model.force(SOURCE[row : row + 1], said[row : row + 1]), part, atol=1e-5)
+
+
+def test_groups_of_like_length_change_nothing() -> None:
+    model, random = tiny(), np.random.default_rng(0)
+    source, said = torch.full((40, 4), NOTHING), torch.full((40, LONGEST), NOTHING)
+    for row in range(40):
+        read, length = int(random.integers(1, 5)), int(random.integers(1, LONGEST + 1))
+        source[row, :read] = torch.from_numpy(random.integers(0, SOURCES, read))
+        said[row, :length] = torch.from_numpy(random.integers(0, SIZE, length))
+    alone = [model(torch.cat([source, said], dim=1)[row : row + 1]) for row in range(40)]
+    whole = model(torch.cat([source, said], dim=1))
+    assert torch.allclose(whole, torch.cat(alone), atol=1e-5)
+    free = model(source)
+    assert torch.equal(free, torch.cat([model(source[row : row + 1]) for row in range(40)]))
 
 
 def test_a_source_that_differs_gives_other_logits_for_every_token() -> None:

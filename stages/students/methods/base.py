@@ -18,17 +18,18 @@ Shapes: B shared rows, L labelled rows, S source rows, C classes, F features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from schemas.base import Contract, Fraction
+from schemas.base import Contract, Fraction, Part
 from schemas.encodings import Encoding
 from schemas.errors import StoreError
 from schemas.labels import ENTROPY, FEATURES, MARGIN, SAID
 from schemas.training import Training
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from stages.students.learners import Learner
@@ -66,6 +67,15 @@ class Needs:
     """The student's penultimate features."""
     source: bool = False
     """Rows of the source domain beside the shared ones, as many, without truth."""
+    inputs: bool = False
+    """The inputs that the student was given, for models of the method's own."""
+    validation: bool = False
+    """What student and teacher are worth on the student's validation budget, after each epoch (`Method.end_epoch`)."""
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether it needs something of a sample as a whole, and not of each of its items."""
+        return self.features or self.source or self.labelled or self.inputs or self.validation
 
     def __or__(self, other: Needs) -> Needs:
         """What two methods need together."""
@@ -77,6 +87,8 @@ class Needs:
             self.labelled or other.labelled,
             self.features or other.features,
             self.source or other.source,
+            self.inputs or other.inputs,
+            self.validation or other.validation,
         )
 
     def check_labels(self, encoding: Encoding, fields: Collection[str]) -> None:
@@ -115,6 +127,8 @@ class SharedRows:
     """Rows of the source domain; for methods that need them."""
     progress: float = 0.0
     """Share of the student's steps that are done."""
+    inputs: Tensor | None = None
+    """What the student was given (B, ...); for methods that need it."""
 
     def of_partners(self, partner_B: Tensor) -> SharedRows:
         """The same rows where inputs are mixed, each with the output of the mix that it is the partner in."""
@@ -148,6 +162,8 @@ class LabelledRows:
     """Share of the student's steps that are done."""
     weights_L: Tensor | None = None
     """What each row counts, with a mean of 1 over the budget, where classes are balanced so."""
+    inputs: Tensor | None = None
+    """What the student was given (L, ...); for methods that need it."""
 
     def of_partners(self, partner_L: Tensor) -> LabelledRows:
         """The same rows where inputs are mixed, each with the output of the mix that it is the partner in."""
@@ -166,6 +182,8 @@ class Sizes:
     """F of the student, where the method needs its features."""
     fields: Mapping[str, int | None] = field(default_factory=dict)
     """Numbers a row of each field beside the labels; none for a single one."""
+    build: Callable[[Part, int], torch.nn.Module] | None = None
+    """Makes a model for the student's inputs and classes; the number tells several of a method apart."""
 
 
 class AlphaConfig(Contract):
@@ -195,6 +213,11 @@ class Method(ABC):
         return Needs()
 
     @property
+    def models(self) -> tuple[Part, ...]:
+        """Models of its own: tried before any work, and their source counts in its students' fingerprints."""
+        return ()
+
+    @property
     def rests_on(self) -> tuple[str, ...]:
         """Names of other methods that it calls: their source counts in its students' fingerprints."""
         return ()
@@ -205,6 +228,11 @@ class Method(ABC):
         Modules are initialised from torch's global generator, which belongs to the student's seed.
         """
         return {}
+
+    def end_epoch(self, student: float, teacher: float) -> None:  # noqa: B027 (most need nothing of it)
+        """Told after each epoch to methods that need it: the task's leading metric on the validation budget, larger
+        being better, of the student and of its labels. What is remembered must be a buffer of a learner.
+        """
 
     @abstractmethod
     def teacher_term(self, rows: SharedRows) -> Tensor:

@@ -79,6 +79,14 @@ class Combined(Method):
         names = [item.name for item in self.config.parts]
         return tuple(dict.fromkeys([*names, *(name for _, part in self.parts for name in part.rests_on)]))
 
+    @property
+    def models(self) -> tuple[Part, ...]:
+        return tuple(model for _, part in self.parts for model in part.models)
+
+    def end_epoch(self, student: float, teacher: float) -> None:
+        for _, part in self.parts:
+            part.end_epoch(student, teacher)
+
     def learners(self, sizes: Sizes, training: Training) -> dict[str, Learner]:
         return {
             f"{number}.{name}": learner

@@ -30,6 +30,8 @@ class HardExamplesConfig(SoftConfig):
     stored: bool = False
     """Whether the measure is read as the label set stores it (`difficulty`), exact whatever the encoding lost; else it
     is worked out from the labels."""
+    target: Literal["soft", "hard"] = "soft"
+    """Learn the distribution (at `temperature`), or the most likely class."""
     select: Literal["share", "threshold", "weight", "curriculum"] = "share"
     """The hardest `share` of a batch; all above `threshold`; all, weighted by difficulty; or the easiest `share`, which
     grows to all of them by the end."""
@@ -48,8 +50,9 @@ class HardExamplesConfig(SoftConfig):
 
 
 class HardExamples(Method):
-    """Sum over rows of w * soft loss / sum of w, where w is 0 or 1 by selection, or difficulty^power.
+    """Sum over rows of w * loss / sum of w, where w is 0 or 1 by selection, or difficulty^power.
 
+    The loss is that of soft labels or, with `target: hard`, the cross-entropy against the teacher's argmax.
     Difficulty at temperature 1, between 0 and 1: entropy / log C, or 1 - (largest - second largest probability). With
     `loss` it is the teacher's cross-entropy / log C, the shared rows all count alike, and the labelled rows' own
     cross-entropy is weighted. Where nothing is above the threshold the loss is 0.
@@ -62,15 +65,24 @@ class HardExamples(Method):
         by_loss, stored = self.config.measure == "loss", self.config.stored
         return Needs(
             fields=frozenset({self.config.measure} if stored else ()),
-            temperatures=(float(self.config.temperature), *(() if stored else (1.0,))),
+            temperatures=(
+                *(() if self.config.target == "hard" else (float(self.config.temperature),)),
+                *(() if stored or by_loss else (1.0,)),
+            ),
             labelled=by_loss,
         )
 
     def teacher_term(self, rows: SharedRows) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
         from stages.students.sparse import divergence
 
-        tau, spread = self.config.temperature, self.config.tail == "spread"
-        loss_B = divergence(wide(rows.student_BC), rows.teacher, tau, spread)
+        student_BC = wide(rows.student_BC)
+        if self.config.target == "hard":
+            loss_B = cross_entropy(student_BC, rows.teacher.top1(), reduction="none")
+        else:
+            tau, spread = self.config.temperature, self.config.tail == "spread"
+            loss_B = divergence(student_BC, rows.teacher, tau, spread)
         weights_B = rows.weights_B.to(loss_B.dtype)
         if self.config.measure != "loss":
             weights_B = self._weights(self._difficulty(rows).to(loss_B.dtype), weights_B, rows.progress)
