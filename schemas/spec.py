@@ -26,7 +26,7 @@ class Storage(Contract):
     """Region name of the bucket."""
 
 
-SOURCE_KINDS = ("example", "parquet", "csv", "jsonl", "image_folder", "arrays")
+SOURCE_KINDS = ("example", "parquet", "csv", "jsonl", "image_folder", "arrays", "voc", "coco", "boxes")
 
 
 class Source(Contract):
@@ -44,6 +44,12 @@ class Source(Contract):
     """Folder of images: one subfolder a class, or flat beside `labels`."""
     arrays: str | dict[SplitName, str] | None = None
     """`.npz` file (uncompressed or compressed) with one array a column."""
+    voc: str | dict[SplitName, str] | None = None
+    """Folder of Pascal VOC's XMLs of boxes, with the pictures beside them or in `JPEGImages`."""
+    coco: str | dict[SplitName, str] | None = None
+    """COCO's JSON of boxes; image paths in it are relative to it."""
+    boxes: str | dict[SplitName, str] | None = None
+    """CSV of boxes in pixels: `image_path` (relative to it), `xmin`, `ymin`, `xmax`, `ymax`, `label`."""
     labels: str | None = None
     """With `image_folder`: CSV of two columns, file (relative to the folder) and class."""
     storage: Storage = Storage()

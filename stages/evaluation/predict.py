@@ -24,7 +24,6 @@ from schemas.artifacts import ObjectInfo, SamplesRef, SplitRef
 from schemas.base import Part
 from schemas.errors import DataError, InternalError
 from schemas.evaluation import Candidate, EvaluationInputs
-from schemas.labels import SAID
 from schemas.spec import Storage
 from stages.artifacts import Attempt
 from stages.cluster import cores, gpus_per_worker, own_error
@@ -224,7 +223,7 @@ def labels_say(task: Task, labels: LabelSet | AlignedLabels) -> Callable[[Positi
 
     def say(positions: Positions) -> Logits:
         stored = labels.gather(positions)
-        answers: Logits = task.recalled(stored[ITEMS], stored[SAID]).numpy().astype(np.float32)
+        answers: Logits = task.recalled(stored[ITEMS], stored).numpy().astype(np.float32)
         return answers
 
     return say

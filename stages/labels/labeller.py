@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from schemas.errors import DataError, Interrupted, ModelError
-from schemas.labels import FEATURES, SAID, Receipt, UnitPlan, UnitResult
+from schemas.labels import FEATURES, Receipt, UnitPlan, UnitResult
 from stages.labels.alignment import Samples
 from stages.labels.builder import How, Said, UnitBuilder, exact_rows
 from stages.labels.store import Store
@@ -158,10 +158,10 @@ class Labeller:
         items_B: torch.Tensor | None = None
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
             batch = batch.to(self._device, non_blocking=True)
-            beside = {}
+            beside: dict[str, torch.Tensor] = {}
             if task.forces:  # on its own answer: no truth comes near a set
-                own_BT = self._teacher.module(batch).long()
-                batch, beside[SAID] = task.forced(batch, own_BT), task.targets(own_BT)
+                own_BT = self._teacher.module(batch).to(batch.dtype)
+                batch, beside = task.forced(batch, own_BT), task.recorded(own_BT)
                 items_B = task.items(batch)
             logits_NC, unmapped_N = self._teacher.answer(batch)
             if self._penultimate is not None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
-from schemas.labels import SAID, LabelSchema
+from schemas.labels import LabelSchema
 from schemas.students import Stream
 from schemas.teachers import DomainSize
 from stages.cache import Ahead
@@ -186,7 +186,9 @@ class Feed:
         else:
             draws = step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))
             inputs = self._read_share(rows.positions, draws)
-        said = {name: self._teacher(name, rows.positions, view_B, fields) for name, fields in label_sets.items()}
+        said = {
+            name: self._teacher(name, rows.positions, view_B, fields, inputs) for name, fields in label_sets.items()
+        }
         return SharedBatch(
             inputs=inputs,
             weights_B=torch.from_numpy(rows.weights).to(self._device),
@@ -214,7 +216,9 @@ class Feed:
         inputs = self._read_share(positions, step_draws(draw, len(chosen)))
         return LabelledBatch(
             *self._told(inputs, rows.train_truth[chosen], counts_N[chosen]),
-            teachers={name: self._teacher(name, positions, plain, fields)[0] for name, fields in label_sets.items()},
+            teachers={
+                name: self._teacher(name, positions, plain, fields, inputs)[0] for name, fields in label_sets.items()
+            },
         )
 
     def source(self, step: int, source: str) -> SourceBatch:
@@ -263,7 +267,7 @@ class Feed:
         inputs = self._task.forced(inputs, asked)
         weights = torch.from_numpy(counts.astype(np.float32)).to(self._device)
         items = self._task.items(inputs)
-        return inputs, self._task.targets(asked), weights if items is None else weights.repeat_interleave(items)
+        return inputs, self._task.targets(asked, inputs), weights if items is None else weights.repeat_interleave(items)
 
     def _chosen(self, draw: np.random.Generator, counts_N: NDArray[np.float64], size: int) -> NDArray[np.int64]:
         return drawn(counts_N, draw, size) if self._stream.balanced else draw.integers(len(counts_N), size=size)
@@ -328,15 +332,24 @@ class Feed:
         return batch.to(self._device, memory_format=memory)
 
     def _teacher(
-        self, digest: str, positions: Positions, view_B: NDArray[np.int64], fields: Collection[str]
+        self,
+        digest: str,
+        positions: Positions,
+        view_B: NDArray[np.int64],
+        fields: Collection[str],
+        inputs: torch.Tensor,
     ) -> tuple[TeacherRows, torch.Tensor | None]:
-        """What a label set says of some rows, and what a student is forced on then."""
-        labels, forces = self.label_sets[digest], self._task.forces
-        stored = labels.gather(positions, view_B, extras={*fields, SAID} if forces else fields)
+        """What a label set says of each item of some rows, and what a student is forced on then."""
+        labels, task = self.label_sets[digest], self._task
+        stored = labels.gather(positions, view_B, extras={*fields, *task.recalls} if task.forces else fields)
         self.counters["labels"] += len(positions)
-        beside = {name: stored[name] for name in fields}
-        rows = teacher_rows(labels.decode(stored), self._columns[digest], self._device, beside)
-        return rows, self._task.recalled(stored[ITEMS], stored[SAID]).to(self._device) if forces else None
+        decoded, beside, asked = labels.decode(stored), {name: stored[name] for name in fields}, None
+        if task.forces:
+            asked = task.recalled(stored[ITEMS], stored).to(self._device)
+            if (taught := task.taught(task.forced(inputs, asked))) is not None:
+                chosen = taught.cpu().numpy()
+                decoded, beside = decoded.rows(chosen), {name: values[chosen] for name, values in beside.items()}
+        return teacher_rows(decoded, self._columns[digest], self._device, beside), asked
 
 
 def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:

@@ -24,7 +24,7 @@ from schemas.students import CohortInputs
 from stages.places import Place
 from stages.students.feed import LabelledBatch, SharedBatch, SourceBatch
 from stages.students.learners import Learners
-from stages.students.methods.base import LabelledRows, Method, SharedRows, Sizes, SourceRows
+from stages.students.methods.base import LabelledRows, Method, SharedRows, Sizes, SourceRows, weighted_mean
 from stages.students.passes import Passes
 from stages.students.teacher import TeacherRows
 from stages.tasks.base import Task
@@ -117,29 +117,34 @@ class Steps:
         whole = self._outputs(number, inputs, rows)
         outputs = iter(whole)
         progress = number / self._student.steps
-        shared_rows, labelled_rows = None, None
+        shared_rows, labelled_rows, shared_costs, labelled_costs = None, None, None, None
         if shared is not None and said is not None:
             logits, features = next(outputs)
+            logits, shared_costs = self._task.priced(logits)
             items, weights = self._task.items(lots["shared"]), shared.weights_B
             weights = weights if items is None else weights.repeat_interleave(items)
             given = lots["shared"] if self._method.needs.inputs else None
             shared_rows = SharedRows(logits, said, weights, features, progress=progress, inputs=given)
         if labelled is not None:
-            logits, _ = next(outputs)
+            logits, labelled_costs = self._task.priced(next(outputs)[0])
             given, counts = lots["labelled"] if self._method.needs.inputs else None, self._counts(labelled.weights_L)
             labelled_rows = LabelledRows(logits, labelled.truth_L, told, progress, counts, given)
         of_source = None
         if source is not None:
             logits, features = next(outputs)
+            logits, source_costs = self._task.priced(logits)
             if shared_rows is not None and self._method.needs.source:
                 shared_rows = replace(shared_rows, source=SourceRows(logits, features))
             if source.truth_S is not None:  # a method never sees it
                 true_rows = LabelledRows(logits, source.truth_S, None, progress, self._counts(source.weights_S))
                 of_source = Method.truth_term(self._method, true_rows, training.label_smoothing)
+                of_source = of_source if source_costs is None else of_source + source_costs.mean()
         if of_source is not None and not lots:
             loss = of_source
         else:
             loss = self._method.loss(shared_rows, labelled_rows, training.label_smoothing)
+            if (costs := self._costs(shared_rows, shared_costs, labelled_costs)) is not None:
+                loss = loss + costs
         if mix is not None:
             other_shared = shared_rows and shared_rows.of_partners(partners["shared"])
             other_labelled = labelled_rows and labelled_rows.of_partners(partners["labelled"])
@@ -239,6 +244,16 @@ class Steps:
             self._peers.whole(lot, count) for (_, lot), count in zip(mine, rows, strict=True) if lot is not None
         ]
         return list(zip(logits, features, strict=True))
+
+    def _costs(
+        self, shared: SharedRows | None, said: torch.Tensor | None, true: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """What items cost beside their class, by teacher and by truth, in the shares that these have in the loss."""
+        teacher = None if shared is None or said is None else weighted_mean(said, shared.weights_B)
+        truth = None if true is None else true.mean()
+        if teacher is None or truth is None:
+            return truth if teacher is None else teacher
+        return self._method.alpha * teacher + (1.0 - self._method.alpha) * truth
 
     def _counts(self, weights: torch.Tensor | None) -> torch.Tensor | None:
         """What rows with their truth count, where that is how classes are balanced."""

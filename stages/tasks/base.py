@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.base import Contract, Part
-from schemas.labels import LabelShape
+from schemas.labels import SAID, LabelShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,6 +106,8 @@ class Task(ABC):
     """Whether truth is bytes that `code_truth` makes of a source's label, and not the number of a class."""
     forces: ClassVar[bool] = False
     """Whether its models are forced on what is asked of them."""
+    recalls: ClassVar[frozenset[str]] = frozenset({SAID})
+    """Fields of a label set that `recalled` reads, of a task that forces."""
     metrics: ClassVar[tuple[str, ...]]
     """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
     errors: ClassVar[frozenset[str]] = frozenset()
@@ -164,9 +166,20 @@ class Task(ABC):
 
         return torch.from_numpy(truth.astype("int64"))
 
-    def recalled(self, items: np.ndarray, said: np.ndarray) -> torch.Tensor:
-        """What stored labels ask of a model that is forced (B, T): its teacher's items (B,), class by class (N,)."""
+    def recorded(self, own: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is stored beside the labels of a teacher that is forced on its own answers (B, T), by field, (N, ...):
+        all that `recalled` needs."""
+        return {SAID: self.targets(own)}
+
+    def recalled(self, items: np.ndarray, stored: Mapping[str, np.ndarray]) -> torch.Tensor:
+        """What stored labels ask of a model that is forced (B, T): how many each row has (B,), and what was recorded
+        of all of them."""
         raise NotImplementedError
+
+    def taught(self, forced: torch.Tensor) -> torch.Tensor | None:
+        """Number of the stored label that each item of a batch stands for, forced on what a teacher said (N,), counted
+        over the labels of the whole batch; none: items are the labels, one by one."""
+        return None
 
     def forced(self, batch: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
         """The batch of a model that is forced on what is asked; as it is, where none is."""
@@ -176,9 +189,20 @@ class Task(ABC):
         """Items of each row of a forced batch, int64 (B,); none: one each."""
         return None
 
-    def targets(self, asked: torch.Tensor) -> torch.Tensor:
-        """The class that is asked of each item, int64 (N,)."""
+    def targets(self, asked: torch.Tensor, forced: torch.Tensor | None = None) -> torch.Tensor:
+        """The class that is asked of each item, int64 (N,).
+
+        `forced` is the batch, for tasks where that depends on how samples were changed; without it they are as packed.
+        """
         return asked
+
+    def priced(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A model's outputs as (logits (N, C), what each item costs beside its class (N,)); none: nothing.
+
+        A model that is forced may say that in training, where an item is more than its class: a box has a place.
+        Whoever trains it adds the mean of these costs to the loss, weighted as the items are.
+        """
+        return outputs, None
 
     def compared(self, said: np.ndarray) -> np.ndarray:
         """What a model's answers come to, a row each, where two models' are compared: the most likely class."""
@@ -221,8 +245,8 @@ class Task(ABC):
         pretrained weights that belong to its name.
 
         It takes what `batch` gives (normalisation is its first step) and returns raw logits (B, outputs). One that is
-        forced takes what `forced` gives and returns raw logits (N, outputs); of what `batch` gives it says what it
-        would, as `score` wants it: (B, T), on its own.
+        forced takes what `forced` gives and returns raw logits (N, outputs), in training what `priced` takes apart; of
+        what `batch` gives it says what it would, as `score` wants it: (B, T), on its own.
         Raises ModelError for a name that is unknown or a factory that fails.
         """
 

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from schemas.base import Contract, Fraction, Part
 from schemas.errors import ModelError, SpecError
-from schemas.labels import LabelShape
+from schemas.labels import SAID, LabelShape
 from stages.tasks._tokenizers import NOTHING, Encode, Tokenizer, open_tokenizer
 from stages.tasks.base import BadRow, Packed, Sample, Task
 
@@ -154,13 +154,13 @@ class Translation(Task):
         texts = [value.decode("utf-8") if isinstance(value, bytes) else "" for value in truth]
         return torch.from_numpy(self._says(texts))
 
-    def recalled(self, items: np.ndarray, said: np.ndarray) -> torch.Tensor:
+    def recalled(self, items: np.ndarray, stored: Mapping[str, np.ndarray]) -> torch.Tensor:
         """Tokens of a teacher's translations, int64 (B, T), from how many there are of each (B,) and all of them."""
         import numpy as np
         import torch
 
         asked_BT = np.full((len(items), self.config.said_tokens), NOTHING, np.int64)
-        asked_BT[np.arange(self.config.said_tokens) < items[:, None]] = said
+        asked_BT[np.arange(self.config.said_tokens) < items[:, None]] = stored[SAID]
         return torch.from_numpy(asked_BT)
 
     def forced(self, batch: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
@@ -173,7 +173,7 @@ class Translation(Task):
         """Tokens of each translation that a batch is forced on (B,)."""
         return (forced[:, -self.config.said_tokens :] != NOTHING).sum(dim=1)
 
-    def targets(self, asked: torch.Tensor) -> torch.Tensor:
+    def targets(self, asked: torch.Tensor, forced: torch.Tensor | None = None) -> torch.Tensor:
         """All tokens, row after row (N,)."""
         return asked[asked != NOTHING]
 

@@ -210,14 +210,15 @@ class TeacherTraining:
             alone = number < parts and self.ranks > 1
             with self.parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-                    logits = self.parallel(rows := self._to_device(some)).float()
+                    outputs = self.parallel(rows := self._to_device(some)).float()
+                logits, costs = self.task.priced(outputs)
                 loss, items = torch.zeros((), device=self.device), self.task.items(rows)
                 for truth, weight in zip(asked[::2], asked[1::2], strict=True):
                     weight = weight.to(self.device)
                     losses = (
                         functional.cross_entropy(
                             logits,
-                            self.task.targets(truth.to(self.device)),
+                            self.task.targets(truth.to(self.device), rows),
                             reduction="none",
                             label_smoothing=self.settings.label_smoothing,
                         )
@@ -225,6 +226,7 @@ class TeacherTraining:
                         else self.trainee.lesson(rows, logits)
                     )
                     weight = weight if items is None else weight.repeat_interleave(items)
+                    losses = losses if costs is None else losses + costs
                     loss = loss + (losses * weight).sum() / total
                 (loss * self.ranks).backward()  # DDP takes the mean over ranks; the shares add up
             value += float(loss.detach())

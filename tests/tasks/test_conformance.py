@@ -134,12 +134,15 @@ def test_items_are_those_that_are_asked_for(name: str) -> None:
     items = task.items(forced)
     counts = torch.ones(SOME, dtype=torch.int64) if items is None else items
     assert len(task.targets(asked)) == counts.sum()
-    for row, part in enumerate(task.targets(asked).split(counts.tolist())):
-        assert torch.equal(part, task.targets(asked[row : row + 1]))
+    for row, part in enumerate(task.targets(asked, forced).split(counts.tolist())):
+        assert torch.equal(part, task.targets(asked[row : row + 1], forced[row : row + 1]))
     assert 0 <= task.targets(asked).min() <= task.targets(asked).max() < classes_of(name, len(world_of(name).classes))
     assert task.forces == (not torch.equal(forced, task.batch(packed, task.Preprocessing())))
     if task.forces:  # what a label set holds is what was asked
-        assert torch.equal(task.recalled(counts.numpy(), task.targets(asked).numpy()), asked)
+        recorded = {field: values.numpy() for field, values in task.recorded(asked).items()}
+        if task.taught(forced) is None:
+            assert torch.equal(task.recalled(counts.numpy(), recorded), asked)
+        assert set(recorded) == set(task.recalls)
 
 
 # --- augmentation ------------------------------------------------------------------------------------------------
@@ -206,14 +209,16 @@ def test_a_row_of_outputs_depends_on_its_sample_alone(name: str) -> None:
 def test_models_learn_a_handful_by_heart(name: str) -> None:
     task, packed, truth = inputs(name)
     batch, asked = task.batch(packed, task.Preprocessing()), task.asked(truth)
-    forced, targets = task.forced(batch, asked), task.targets(asked)
+    forced = task.forced(batch, asked)
+    targets = task.targets(asked, forced)
     for model in (world_of(name).teacher, world_of(name).student):
         classes = classes_of(name, len(world_of(name).classes))
         network = build(task, part_of(name, model), classes, task.Preprocessing())
         optimizer = torch.optim.AdamW(network.parameters(), lr=world_of(name).learning_rate)
         losses = []
         for _ in range(world_of(name).steps):
-            loss = torch.nn.functional.cross_entropy(network(forced.clone()), targets)
+            logits, costs = task.priced(network(forced.clone()))
+            loss = torch.nn.functional.cross_entropy(logits, targets) + (0.0 if costs is None else costs.mean())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

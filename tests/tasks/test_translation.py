@@ -124,7 +124,7 @@ def test_the_teacher_is_forced_on_its_own_translation(done: Any) -> None:
     with torch.no_grad():
         own = teacher.module(batch).long()
         logits = teacher.module(task.forced(batch, own))
-    assert torch.equal(task.recalled(stored[ITEMS], stored[SAID]), own)
+    assert torch.equal(task.recalled(stored[ITEMS], stored), own)
     assert stored[SAID].dtype == np.uint16
     decoded = labels.decode(stored)
     assert len(decoded.top1()) == stored[ITEMS].sum() == (own != NOTHING).sum()
