@@ -65,7 +65,7 @@ bench-store: setup $(PEERS)/.done ## measure the store against five libraries (1
 bench-students: setup ## measure cohorts against online distillation (12 minutes); table, JSON under bench-results/
 	@$(BIN)/python -m tests.bench.cohorts
 
-effects: setup ## method x label budget on digits, both directions (40 minutes, goes on where it was); JSON beside
+effects: setup ## method x label budget on digits, both directions (40 to 55 minutes, goes on where it was); JSON beside
 	@$(BIN)/python -m tests.bench.effects
 
 rounds: setup ## every policy of rounds on digits, both directions (60 minutes at most, goes on where it was); JSON beside
