@@ -126,37 +126,35 @@ class Detector(nn.Module):
 class SSD(Detector):
     """A light single-shot detector: each anchor says its classes and its place.
 
-    Liu et al., "SSD: Single Shot MultiBox Detector", 2016 (arXiv:1512.02325).
+    Liu et al., "SSD: Single Shot MultiBox Detector", 2016 (arXiv:1512.02325), with one head for all levels of a feature
+    pyramid, so that few boxes teach all sizes.
     """
 
     def __init__(self, sight: Sight, outputs: int, width: int) -> None:
         super().__init__(sight)
         half, wide = max(NARROWEST, width // 2), 2 * width
-        self.stem = nn.Sequential(
-            _convolution(sight.channels, half, 2), _separable(half, width, 2), _separable(width, width)
-        )
-        self.levels = nn.ModuleList(
-            [
-                nn.Sequential(_separable(width, wide, 2), _separable(wide, wide)),
-                nn.Sequential(_separable(wide, wide, 2), _separable(wide, wide)),
-                nn.Sequential(_separable(wide, wide, 2), _separable(wide, wide)),
-            ]
-        )
+        self.stem = nn.Sequential(_convolution(sight.channels, half, 2), Residual(half, width, 2))
+        self.levels = nn.ModuleList([Residual(width, wide, 2), Residual(wide, wide, 2), Residual(wide, wide, 2)])
+        self.pyramid = FeaturePyramidNetwork([wide] * len(self.levels), wide)
+        self.shared = _convolution(wide, wide)
         each = len(items.SIZES) * len(sight.ratios)
-        self.head = SSDHead([wide] * len(self.levels), [each] * len(self.levels), outputs)
-        for layer in self.head.classification_head.module_list:
-            bias = torch.full((each, outputs), EMPTY)
-            bias[:, 0] = 0.0
-            layer.bias.data = bias.flatten()
+        self.head = SSDHead([wide], [each], outputs)
+        bias = torch.full((each, outputs), EMPTY)
+        bias[:, 0] = 0.0
+        self.head.classification_head.module_list[0].bias.data = bias.flatten()
 
     def raw(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, A, C) and offsets (B, A, 4) of the anchors."""
-        found, level = [], self.stem(pictures)
-        for step in self.levels:
+        found: OrderedDict[str, Tensor] = OrderedDict()
+        level = self.stem(pictures)
+        for number, step in enumerate(self.levels):
             level = step(level)
-            found.append(level)
-        said = self.head(found)
-        return said["cls_logits"], said["bbox_regression"]
+            found[str(number)] = level
+        said = [self.head([self.shared(level)]) for level in self.pyramid(found).values()]
+        logits, offsets = (
+            torch.cat([part[name] for part in said], dim=1) for name in ("cls_logits", "bbox_regression")
+        )
+        return logits, offsets
 
     @property
     def _anchors(self) -> Tensor:
@@ -314,10 +312,6 @@ class _Pyramid(nn.Module):
             found[str(number)] = level
         levels: OrderedDict[str, Tensor] = self.pyramid(found)
         return levels
-
-
-def _separable(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(_convolution(inside, inside, stride, groups=inside), _convolution(inside, outside, kernel=1))
 
 
 def _small(sight: Sight, outputs: int, width: int) -> FasterRCNN:

@@ -50,5 +50,6 @@ WORLD = World(
         ({"image": np.zeros((8, 8, 3), np.uint8)}, "1 channel"),
     ),
     models={"faster-rcnn-small": {"width": 16}, "ssd-light": {"width": 16}},
-    steps=100,
+    learning_rate=4e-3,
+    steps=120,
 )
