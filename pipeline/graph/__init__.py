@@ -75,7 +75,12 @@ def _notes(project: Project) -> list[str]:
             )
         elif project.spec.teachers[root].class_map:
             notes.append(f"{name}: teacher '{root}' maps its classes onto others: {' and '.join(wanted)} are left out")
-        elif len(domains) > 1 or others:
+        elif len(domains) > 1 or any(_sources(project, other) != domains for other in others):
             whose = "teachers'" if others else "teacher's"
             notes.append(f"{name}: of its {whose} sources, its baselines are trained on the first, '{domains[0]}'")
     return notes
+
+
+def _sources(project: Project, teacher: str | None) -> tuple[str, ...]:
+    """Domains that a teacher goes back to; none where that is not known."""
+    return project.spec.teachers[project.root(teacher)].domains if teacher is not None else ()
