@@ -75,7 +75,13 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "at", ["students.small.r1.s0", "rounds.s1.1", "students.big.tuning.r2.s0", "labels.said.r2.s1"]
+    "at",
+    [
+        pytest.param("students.small.r1.s0", marks=pytest.mark.long),
+        "rounds.s1.1",
+        "students.big.tuning.r2.s0",
+        pytest.param("labels.said.r2.s1", marks=pytest.mark.long),
+    ],
 )
 def test_killed_in_any_round_it_goes_on_there(folder: Path, tmp_path: Path, at: str) -> None:
     path = spec_with(folder / "killed.yaml", {"name": "migration", "statistics": False})
@@ -120,7 +126,7 @@ def test_hidden_truth_changes_no_decision(tmp_path: Path) -> None:
     shown: set[int] = set()
     for turn in range(2):
         folder = tmp_path / str(turn)
-        path = spec_with(write_world(folder).parent / "spec.yaml", policy, max_rounds=3)
+        path = spec_with(write_world(folder).parent / "spec.yaml", policy)
         if turn:
             own = write_domain(folder / "target.npz", 150, 2, 90)
             hidden = np.array([label if row in shown else (label + 1) % 3 for row, label in enumerate(own)])
