@@ -246,7 +246,7 @@ class Segmentation(Task):
 
         changes = maps(augmentation, draws("affine", AFFINE)) if augmentation.moves else None
         rows, box_B4 = packed["image"], None
-        part_B4 = whole(len(rows))[:, MAP:].double().clone()
+        part_B4 = whole(len(rows))[:, MAP:].double()
         if augmentation.crop is not None:
             box_B4 = boxes(draws("crop", BOX), augmentation.crop)
             rows = [item if isinstance(item, np.ndarray) else decode(item, self.config.channels) for item in rows]
