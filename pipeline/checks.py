@@ -176,8 +176,8 @@ def _task_faults(spec: Spec) -> Iterator[str]:
 
     task = get_task(spec.task)
     for metric in spec.evaluation.metrics:
-        if metric not in task.metrics:
-            known = did_you_mean(metric, task.metrics)
+        if metric not in (metrics := (*task.metrics, *task.of_classes)):
+            known = did_you_mean(metric, metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
     for name, domain in spec.domains.items():
         for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
@@ -206,7 +206,11 @@ def _label_faults(spec: Spec) -> Iterator[str]:
     task = get_task(spec.task)
     for name, labels in spec.labels.items():
         if labels.from_ is None:
-            beside = [*labels.difficulty, *([FEATURES] if labels.features else []), *([SAID] if task.forces else [])]
+            beside = [
+                *labels.difficulty,
+                *([FEATURES] if labels.features else []),
+                *([SAID] if task.forces and SAID in task.recalls else []),
+            ]
             yield from method_faults(spec, name, labels.encoding, beside)
     for name, labels in spec.labels.items():
         for parent in labels.fuse:

@@ -26,7 +26,7 @@ class Storage(Contract):
     """Region name of the bucket."""
 
 
-SOURCE_KINDS = ("example", "parquet", "csv", "jsonl", "image_folder", "arrays", "voc", "coco", "boxes")
+SOURCE_KINDS = ("example", "parquet", "csv", "jsonl", "image_folder", "arrays", "voc", "coco", "boxes", "images")
 
 
 class Source(Contract):
@@ -50,6 +50,10 @@ class Source(Contract):
     """COCO's JSON of boxes; image paths in it are relative to it."""
     boxes: str | dict[SplitName, str] | None = None
     """CSV of boxes in pixels: `image_path` (relative to it), `xmin`, `ymin`, `xmax`, `ymax`, `label`."""
+    images: str | dict[SplitName, str] | None = None
+    """Folder of pictures, beside `masks`."""
+    masks: str | dict[SplitName, str] | None = None
+    """With `images`: folder of their masks, PNGs of class numbers under the same names, for the same splits."""
     labels: str | None = None
     """With `image_folder`: CSV of two columns, file (relative to the folder) and class."""
     storage: Storage = Storage()
@@ -62,7 +66,13 @@ class Source(Contract):
             raise ValueError(f"a source has exactly one of {', '.join(SOURCE_KINDS)}; found {given or 'none'}")
         if self.labels is not None and given != ["image_folder"]:
             raise ValueError("`labels` goes with `image_folder` only")
+        if (self.images is None) != (self.masks is None) or self._splits(self.images) != self._splits(self.masks):
+            raise ValueError("`images` and `masks` go together: a folder each, or one of each for the same splits")
         return self
+
+    @staticmethod
+    def _splits(value: str | dict[SplitName, str] | None) -> set[SplitName] | None:
+        return set(value) if isinstance(value, dict) else None
 
     @property
     def kind(self) -> str:

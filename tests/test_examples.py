@@ -93,6 +93,28 @@ def test_strings_translation_cut_short(tmp_path: Path) -> None:
     assert table["comparison"]["metric"] == "bleu"
 
 
+def test_scenes_segmentation_cut_short(tmp_path: Path) -> None:
+    """All scenes, at a fifth of their size; a few steps of each model."""
+    outputs = ran(
+        "scenes-segmentation.yaml",
+        tmp_path / "workspace",
+        "task.image_size=32",
+        "task.stride=4",
+        "teachers.unet.training.steps=3",
+        "students.light.training.steps=3",
+        "evaluation.metrics=[mean_iou, iou_background]",
+        "evaluation.cost=false",
+    )
+    assert outputs["domains.mnist"]["classes"] == ["background", *"0123456789"]
+    assert outputs["labels.unet-on-uci"]["rows"] == outputs["domains.uci"]["rows"] == 547
+    table = outputs["evaluation.light"]["table"]
+    assert {arm["arm"] for arm in table["arms"]} == {
+        "teacher", "distilled", "no-teacher", "source-only", "source-finetuned"
+    }  # fmt: skip
+    assert all(set(arm["mean"]) == {"mean_iou", "iou_background"} for arm in table["arms"])
+    assert table["comparison"]["metric"] == "mean_iou"
+
+
 def test_reviews_to_tweets_cut_short(tmp_path: Path) -> None:
     """With a bag of words for a teacher: MiniLM would read each tweet for a minute."""
     outputs = ran(

@@ -28,7 +28,7 @@ from schemas.spec import Storage
 from stages.artifacts import Attempt
 from stages.cluster import cores, gpus_per_worker, own_error
 from stages.context import Context
-from stages.labels.encodings import ITEMS
+from stages.labels.layout import labels_of
 from stages.places import Place, checksum
 from stages.tasks import get_task
 from stages.tasks.base import Task
@@ -218,13 +218,10 @@ def arranged(task: Task, said: Logits, order: Sequence[int]) -> Logits:
 
 def labels_say(task: Task, labels: LabelSet | AlignedLabels) -> Callable[[Positions], Logits]:
     """What answers for rows in a teacher's place: its labels."""
-    if not task.forces:
-        return labels.logits
 
     def say(positions: Positions) -> Logits:
         stored = labels.gather(positions)
-        answers: Logits = task.recalled(stored[ITEMS], stored).numpy().astype(np.float32)
-        return answers
+        return task.answered(labels.decode(stored), labels_of(stored, labels.schema.shape, len(positions)), stored)
 
     return say
 

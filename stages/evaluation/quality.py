@@ -77,8 +77,7 @@ def _seed_quality(
         final = task.score(said["test_logits"][known], evidence.test_truth[known], metrics)
     itself = inputs.reference is not None and entry.candidate.labels == inputs.reference
     if evidence.reference is not None and len(evidence.reference) and not itself:
-        same = task.compared(said["test_logits"]) == evidence.reference
-        agreement = float(np.mean(same.reshape(len(same), -1).all(axis=1)))
+        agreement = float(np.mean(task.alike(task.compared(said["test_logits"]), evidence.reference)))
     return SeedQuality(seed=seed, selection=selection, final=final, agreement=agreement)
 
 

@@ -39,7 +39,8 @@ class ScreeningStage(Stage[ScreeningInputs, ScreeningOutputs]):
         """Ask the teacher, here or as one Ray task. Raises DataError where it does not know the domain's classes."""
         if (found := self.find(context, inputs)) is not None:
             return found
-        if inputs.metric not in get_task(inputs.task).metrics:
+        task = get_task(inputs.task)
+        if inputs.metric not in (*task.metrics, *task.of_classes):
             raise SpecError(f"task '{inputs.task.name}' has no metric '{inputs.metric}'")
         if context.local:
             draws = screen(inputs, context.storage)

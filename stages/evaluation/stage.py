@@ -72,11 +72,15 @@ class EvaluationStage(Stage[EvaluationInputs, EvaluationOutputs]):
 
 
 def chosen_metrics(task: Task, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The metrics asked for, each once, or all that the task has. Raises SpecError for an unknown one."""
-    unknown = [name for name in asked if name not in task.metrics]
+    """The metrics asked for, each once, or all that the task has, but for those of single classes.
+
+    Raises SpecError for an unknown one.
+    """
+    known = (*task.metrics, *task.of_classes)
+    unknown = [name for name in asked if name not in known]
     if unknown:
         raise SpecError(
-            *(f"evaluation.metrics: no metric is called '{name}'{did_you_mean(name, task.metrics)}" for name in unknown)
+            *(f"evaluation.metrics: no metric is called '{name}'{did_you_mean(name, known)}" for name in unknown)
         )
     return tuple(dict.fromkeys(asked)) or task.metrics
 

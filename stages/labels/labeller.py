@@ -159,15 +159,16 @@ class Labeller:
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16):
             batch = batch.to(self._device, non_blocking=True)
             beside: dict[str, torch.Tensor] = {}
-            if task.forces:  # on its own answer: no truth comes near a set
-                own_BT = self._teacher.module(batch).to(batch.dtype)
+            if task.forces:
+                own_BT = task.own(self._teacher.module, batch)
                 batch, beside = task.forced(batch, own_BT), task.recorded(own_BT)
                 items_B = task.items(batch)
             logits_NC, unmapped_N = self._teacher.answer(batch)
             if self._penultimate is not None:
                 beside[FEATURES] = self._penultimate.take().float()
+        shape = self._how.schema.shape
         return Said(
-            logits_NC.float().cpu().numpy(),
+            logits_NC.float().reshape(-1, *shape.grid, logits_NC.shape[-1]).cpu().numpy(),
             items=None if items_B is None else items_B.cpu().numpy(),
             unmapped=unmapped_N.float().cpu().numpy(),
             extras={name: values.cpu().numpy() for name, values in beside.items()},

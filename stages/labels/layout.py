@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import StoreError
-from schemas.labels import LabelSchema
+from schemas.labels import LabelSchema, LabelShape
 from stages.labels.encodings import ITEMS, KEPT
 
 Arrays = Mapping[str, np.ndarray]
@@ -118,6 +118,11 @@ class Layout:
                 into[name] = np.empty((rows, *items[0][name].shape[1:]), items[0][name].dtype)
             answer[name] = np.concatenate([part[name] for part in items], out=into[name][:rows])
         return answer
+
+
+def labels_of(arrays: Arrays, shape: LabelShape, samples: int) -> Index:
+    """How many labels each of some samples has (B,)."""
+    return arrays[ITEMS].astype(np.int64) if shape.ragged else np.full(samples, math.prod(shape.grid))
 
 
 def starts(counts: np.ndarray) -> Index:

@@ -10,6 +10,7 @@ from schemas.canonical import digest
 from schemas.encodings import Dense, LowRank
 from schemas.errors import InternalError, StoreError
 from schemas.labels import (
+    SAID,
     LabelSchema,
     LabelsInputs,
     Receipt,
@@ -225,7 +226,7 @@ def make_set(
     if inputs.features is not None:
         extras += (features_field(ask(features_here), inputs.features),)
     task = get_task(card.task)
-    if task.forces:
+    if task.forces and SAID in task.recalls:
         extras += (said_field(len(classes)),)
     schema = label_schema(classes, inputs.encoding, task.label_shape, extras, basis)
     plan = plan_set(inputs, fingerprint, stage_version, schema, samples, provenance)

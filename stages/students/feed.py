@@ -24,7 +24,7 @@ from schemas.students import Stream
 from schemas.teachers import DomainSize
 from stages.cache import Ahead
 from stages.labels.decoded import Decoded
-from stages.labels.encodings import ITEMS
+from stages.labels.layout import labels_of
 from stages.labels.views import view_inputs, view_of
 from stages.random import Draws, step_draws
 from stages.registry import validate_settings
@@ -186,8 +186,10 @@ class Feed:
         else:
             draws = step_draws(rng(self._stream.seed, "augment", step), len(rows.positions))
             inputs = self._read_share(rows.positions, draws)
+        seen = inputs if views.count > 1 else None
         said = {
-            name: self._teacher(name, rows.positions, view_B, fields, inputs) for name, fields in label_sets.items()
+            name: self._teacher(name, rows.positions, view_B, fields, inputs, seen)
+            for name, fields in label_sets.items()
         }
         return SharedBatch(
             inputs=inputs,
@@ -338,14 +340,19 @@ class Feed:
         view_B: NDArray[np.int64],
         fields: Collection[str],
         inputs: torch.Tensor,
+        seen: torch.Tensor | None = None,
     ) -> tuple[TeacherRows, torch.Tensor | None]:
-        """What a label set says of each item of some rows, and what a student is forced on then."""
+        """What a label set says of each item of some rows, and what a student is forced on then.
+
+        `seen`: the rows as the teacher saw them, where that is not as they are.
+        """
         labels, task = self.label_sets[digest], self._task
         stored = labels.gather(positions, view_B, extras={*fields, *task.recalls} if task.forces else fields)
         self.counters["labels"] += len(positions)
         decoded, beside, asked = labels.decode(stored), {name: stored[name] for name in fields}, None
         if task.forces:
-            asked = task.recalled(stored[ITEMS], stored).to(self._device)
+            items = labels_of(stored, labels.schema.shape, len(positions))
+            asked = task.recalled(items, stored, seen).to(self._device)
             if (taught := task.taught(task.forced(inputs, asked))) is not None:
                 chosen = taught.cpu().numpy()
                 decoded, beside = decoded.rows(chosen), {name: values[chosen] for name, values in beside.items()}

@@ -31,11 +31,10 @@ def boxes(draw_B4: np.ndarray, share: tuple[float, float]) -> np.ndarray:
     return np.concatenate([draw_B4[:, 2:] * (1 - size), size], axis=1)
 
 
-def affine(batch: torch.Tensor, settings: Any, draw_B6: np.ndarray) -> torch.Tensor:
-    """The batch (B, K, S, S), each row under an affine map of its own, drawn evenly within the settings.
+def maps(settings: Any, draw_B6: np.ndarray) -> torch.Tensor:
+    """Affine maps (B, 2, 3) from places in a changed picture to places in the one before, in float64.
 
-    One resampling for all rows; what comes from outside a picture is black. The numbers stand for angle, two shifts,
-    size, shear and flip.
+    Drawn evenly within the settings; the numbers stand for angle, two shifts, size, shear and flip.
     """
     signed = 2 * draw_B6 - 1
     low, high = settings.scale
@@ -46,10 +45,18 @@ def affine(batch: torch.Tensor, settings: Any, draw_B6: np.ndarray) -> torch.Ten
     flip = np.where(settings.flip & (draw_B6[:, 5] < 0.5), -1.0, 1.0)
     cos, sin = np.cos(angle) / size, np.sin(angle) / size
     # grid_sample asks where in the input an output pixel lies: the inverse of rotation, size and shear.
-    theta = np.empty((len(batch), 2, 3))
+    theta = np.empty((len(draw_B6), 2, 3))
     theta[:, 0] = np.stack([flip * (cos - shear * sin), flip * (sin + shear * cos), shift[:, 0]], axis=1)
     theta[:, 1] = np.stack([-sin, cos, shift[:, 1]], axis=1)
-    grid = functional.affine_grid(torch.from_numpy(theta).float(), list(batch.shape), align_corners=False)
+    return torch.from_numpy(theta)
+
+
+def affine(batch: torch.Tensor, maps_B23: torch.Tensor) -> torch.Tensor:
+    """The batch (B, K, S, S), each row under its map.
+
+    One resampling for all rows; what comes from outside a picture is black.
+    """
+    grid = functional.affine_grid(maps_B23.float(), list(batch.shape), align_corners=False)
     return functional.grid_sample(
         batch, grid.to(batch.device), mode="bilinear", padding_mode="zeros", align_corners=False
     )

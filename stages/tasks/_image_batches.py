@@ -16,7 +16,7 @@ from stages.tasks._images import Pixels, decode
 
 
 def picture_batch(
-    pictures: Pixels | Sequence[bytes],
+    pictures: Pixels | Sequence[bytes | Pixels],
     channels: int,
     size: int,
     interpolation: str,
@@ -25,7 +25,7 @@ def picture_batch(
     bgr: bool,
     box_B4: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """float32 (B, K, S, S) in [0, 1] from raw pixels (B, H, W, K) or B encoded pictures.
+    """float32 (B, K, S, S) in [0, 1] from raw pixels (B, H, W, K), or B encoded or decoded pictures.
 
     Without `crop` a picture is squeezed to a square; with it, the shorter side becomes floor(size / crop) and the
     centre is cut out. With `box_B4` (top, left, height, width of each row, as shares of its picture) that part is
@@ -48,12 +48,18 @@ def picture_batch(
     return batch.flip(1) if bgr else batch
 
 
-def _cut(pixels: Pixels, box_4: np.ndarray) -> Pixels:
-    """The part (h, w, K) of a picture (H, W, K) that a box names, to the nearest pixel and at least one."""
-    sides = np.array([*pixels.shape[:2]])
+def whole_pixels(box_4: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) in pixels of what a box names of a picture: to the nearest one, and at least one."""
+    sides = np.array([height, width])
     size = np.clip(np.rint(box_4[2:] * sides), 1, sides).astype(int)
-    start = np.minimum(np.rint(box_4[:2] * sides).astype(int), sides - size)
-    return pixels[start[0] : start[0] + size[0], start[1] : start[1] + size[1]]
+    top, left = np.minimum(np.rint(box_4[:2] * sides).astype(int), sides - size).tolist()
+    return top, left, int(size[0]), int(size[1])
+
+
+def _cut(pixels: Pixels, box_4: np.ndarray) -> Pixels:
+    """The part (h, w, K) of a picture (H, W, K) that a box names."""
+    top, left, height, width = whole_pixels(box_4, *pixels.shape[:2])
+    return pixels[top : top + height, left : left + width]
 
 
 def _resized(pixels: Pixels, size: int, interpolation: str, crop: float | None) -> torch.Tensor:

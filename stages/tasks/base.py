@@ -5,9 +5,9 @@ which models it knows by name, and which metrics count. Stages know only this in
 Task modules import torch (and other heavy packages) inside functions only.
 
 A label stands for one item or for several: a sample, or each token of a text (a pixel, a box), and every item has one
-distribution over C classes. A model of a task whose items come one after another is *forced*: it is handed what is
-asked beside its inputs, which is the truth or what a teacher said, never anything else, and answers for these items;
-handed its inputs alone it says what it would.
+distribution over C classes. A model of a task with several items a sample is *forced*: it is handed what is asked
+beside its inputs, which is the truth or what a teacher said (or where it spoke of), never anything else, and answers
+for these items; handed its inputs alone it says what it would.
 
 Shapes: B rows, N items of all rows, one row's after another's, C classes, T numbers of what is asked of a row,
 K channels, S side of the picture.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from stages.labels.decoded import Decoded
     from stages.random import Draws
     from stages.truth import Truth
 
@@ -154,6 +155,11 @@ class Task(ABC):
         return None
 
     @property
+    def of_classes(self) -> tuple[str, ...]:
+        """Metrics of single classes, known beside `metrics` and worked out where they are asked for by name."""
+        return ()
+
+    @property
     def label_shape(self) -> LabelShape:
         """What one stored label stands for."""
         return LabelShape()
@@ -166,15 +172,31 @@ class Task(ABC):
 
         return torch.from_numpy(truth.astype("int64"))
 
+    def own(self, module: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """What a teacher is forced on where it labels (B, T): its own answers. No truth comes near a set."""
+        said: torch.Tensor = module(batch)
+        return said.to(batch.dtype)
+
     def recorded(self, own: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is stored beside the labels of a teacher that is forced on its own answers (B, T), by field, (N, ...):
         all that `recalled` needs."""
         return {SAID: self.targets(own)}
 
-    def recalled(self, items: np.ndarray, stored: Mapping[str, np.ndarray]) -> torch.Tensor:
+    def recalled(
+        self, items: np.ndarray, stored: Mapping[str, np.ndarray], seen: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What stored labels ask of a model that is forced (B, T): how many each row has (B,), and what was recorded
-        of all of them."""
+        of all of them.
+
+        `seen`: the batch as the labels are of it, where they are of a view; none: of the samples as they are.
+        """
         raise NotImplementedError
+
+    def answered(self, decoded: Decoded, items: np.ndarray, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What stored labels come to in their teacher's place, as `score` wants it: logits (B, C), or what it said."""
+        if not self.forces:
+            return decoded.dense()
+        return self.recalled(items, stored).numpy().astype("float32")
 
     def taught(self, forced: torch.Tensor) -> torch.Tensor | None:
         """Number of the stored label that each item of a batch stands for, forced on what a teacher said (N,), counted
@@ -208,6 +230,11 @@ class Task(ABC):
         """What a model's answers come to, a row each, where two models' are compared: the most likely class."""
         answers: np.ndarray = said.argmax(axis=1)
         return answers
+
+    def alike(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """How far two models' answers, as `compared` gives them, are alike, of each row (B,): wholly, or not at all."""
+        same: np.ndarray = (one == other).reshape(len(one), -1).all(axis=1)
+        return same
 
     # --- tensors ---------------------------------------------------------------------------------------------
 

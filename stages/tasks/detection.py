@@ -177,7 +177,9 @@ class Detection(Task):
         every = torch.cat([slots, rest], dim=1)[present]
         return {"box": every[:, :4], SAID: every[:, 4].long(), "score": every[:, 5]}
 
-    def recalled(self, items: np.ndarray, stored: Mapping[str, np.ndarray]) -> torch.Tensor:
+    def recalled(
+        self, items: np.ndarray, stored: Mapping[str, np.ndarray], seen: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """A teacher's boxes in slots, float32 (B, T)."""
         import torch
 

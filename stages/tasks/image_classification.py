@@ -9,11 +9,12 @@ Shapes: B rows, K channels, S side of the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt
 
-from schemas.base import Contract, Fraction, Part
+from schemas.base import Contract, Part
+from stages.tasks._changes import PictureChanges, Share
 from stages.tasks._classification import Classification
 from stages.tasks.base import Packed, Sample
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from stages.random import Draws
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class ImageConfig(Contract):
@@ -62,46 +61,8 @@ class ImagePreprocessing(Contract):
     """Order of the channels that the model takes."""
 
 
-class ImageAugmentation(Contract):
+class ImageAugmentation(PictureChanges):
     """Random changes of a training picture, drawn evenly and anew for each sample and step."""
-
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Largest angle, in degrees to either side."""
-    translate: Fraction = 0.0
-    """Largest shift along each axis, as a share of the side."""
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """Smallest and largest factor of size."""
-    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    """Largest shear, in degrees to either side."""
-    flip: bool = False
-    """Whether half of the pictures are mirrored left to right."""
-    crop: tuple[Share, Share] | None = None
-    """Smallest and largest share of the picture's area that is cut out, anywhere in it and with sides in a ratio from
-    3/4 to 4/3 of the picture's own, and brought to the model's size (Szegedy et al. 2015); left out: no cutting."""
-    brightness: Fraction = 0.0
-    """Largest relative change of brightness."""
-    contrast: Fraction = 0.0
-    """Largest relative change of the distance to the picture's mean grey."""
-    saturation: Fraction = 0.0
-    """Largest relative change of the distance to grey, pixel by pixel; grey pictures have none."""
-
-    @property
-    def moves(self) -> bool:
-        """Whether pictures are mapped anywhere else."""
-        return bool(self.rotate or self.translate or self.scale != (1.0, 1.0) or self.shear or self.flip)
-
-    @property
-    def recolours(self) -> bool:
-        """Whether colours change."""
-        return bool(self.brightness or self.contrast or self.saturation)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ImageAugmentation:
-        for name in ("scale", "crop"):
-            bounds = getattr(self, name)
-            if bounds is not None and bounds[0] > bounds[1]:
-                raise ValueError(f"`{name}` goes from small to large, not from {bounds[0]:g} to {bounds[1]:g}")
-        return self
 
 
 class ImageClassification(Classification):
@@ -131,13 +92,13 @@ class ImageClassification(Classification):
         self, packed: Packed, preprocessing: ImagePreprocessing, augmentation: ImageAugmentation, draws: Draws
     ) -> torch.Tensor:
         """As `batch`, each picture cut out, under one affine map and in colours of its own."""
-        from stages.tasks._augmentation import AFFINE, BOX, COLOUR, affine, boxes, recoloured
+        from stages.tasks._augmentation import AFFINE, BOX, COLOUR, affine, boxes, maps, recoloured
 
         affine_draw = draws("affine", AFFINE) if augmentation.moves else None
         box_B4 = boxes(draws("crop", BOX), augmentation.crop) if augmentation.crop else None
         batch = self._batch(packed, preprocessing, box_B4)
         if affine_draw is not None:
-            batch = affine(batch, augmentation, affine_draw)
+            batch = affine(batch, maps(augmentation, affine_draw))
         if augmentation.recolours:
             batch = recoloured(batch, augmentation, draws("colour", COLOUR), preprocessing.channel_order == "bgr")
         return batch

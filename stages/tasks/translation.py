@@ -154,7 +154,9 @@ class Translation(Task):
         texts = [value.decode("utf-8") if isinstance(value, bytes) else "" for value in truth]
         return torch.from_numpy(self._says(texts))
 
-    def recalled(self, items: np.ndarray, stored: Mapping[str, np.ndarray]) -> torch.Tensor:
+    def recalled(
+        self, items: np.ndarray, stored: Mapping[str, np.ndarray], seen: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Tokens of a teacher's translations, int64 (B, T), from how many there are of each (B,) and all of them."""
         import numpy as np
         import torch

@@ -227,7 +227,7 @@ def test_models_learn_a_handful_by_heart(name: str) -> None:
         with torch.no_grad():
             said = network.eval()(batch).numpy()
         metric = metric_of(task)
-        assert task.score(said, truth, (metric,))[metric] == 1.0, model
+        assert task.score(said, truth, (metric,))[metric] >= world_of(name).by_heart, model
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------

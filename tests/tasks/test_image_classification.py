@@ -20,7 +20,7 @@ from schemas.base import Part
 from schemas.errors import ModelError
 from stages.random import step_draws
 from stages.tasks import get_task, task_code
-from stages.tasks._augmentation import affine, boxes
+from stages.tasks._augmentation import affine, boxes, maps
 from stages.tasks.base import BadRow
 from stages.tasks.image_classification import (
     ImageAugmentation,
@@ -237,7 +237,7 @@ def test_each_map_does_what_it_says() -> None:
             shear=[settings_.shear * signed[4], 0.0],
             interpolation=InterpolationMode.BILINEAR,
         )
-        found = affine(smooth, settings_, draw)
+        found = affine(smooth, maps(settings_, draw))
         inner = (slice(None), slice(None), slice(6, -6), slice(6, -6))
         assert float((found - wanted)[inner].abs().max()) < 0.02, settings_
 

@@ -72,10 +72,13 @@ class Needs:
     validation: bool = False
     """What student and teacher are worth on the student's validation budget, after each epoch (`Method.end_epoch`)."""
 
+    pairs: bool = False
+    """Every two rows of a batch beside each other, in memory of their number squared."""
+
     @property
     def of_samples(self) -> bool:
         """Whether it needs something of a sample as a whole, and not of each of its items."""
-        return self.features or self.source or self.labelled or self.inputs or self.validation
+        return self.features or self.source or self.labelled or self.inputs or self.validation or self.pairs
 
     def __or__(self, other: Needs) -> Needs:
         """What two methods need together."""
@@ -89,6 +92,7 @@ class Needs:
             self.source or other.source,
             self.inputs or other.inputs,
             self.validation or other.validation,
+            self.pairs or other.pairs,
         )
 
     def check_labels(self, encoding: Encoding, fields: Collection[str]) -> None:

@@ -45,7 +45,7 @@ class GraphAttention(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(encodings=DISTRIBUTIONS, temperatures=(float(self.config.temperature),))
+        return Needs(encodings=DISTRIBUTIONS, temperatures=(float(self.config.temperature),), pairs=True)
 
     def teacher_term(self, rows: SharedRows) -> Tensor:
         import torch

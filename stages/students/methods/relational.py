@@ -53,8 +53,8 @@ class Relational(Method):
     @property
     def needs(self) -> Needs:
         if self.config.of == "features":
-            return Needs(fields=frozenset({FEATURES}), encodings=EVERY_ENCODING, features=True)
-        return Needs(encodings=DISTRIBUTIONS, temperatures=(1.0,))
+            return Needs(fields=frozenset({FEATURES}), encodings=EVERY_ENCODING, features=True, pairs=True)
+        return Needs(encodings=DISTRIBUTIONS, temperatures=(1.0,), pairs=True)
 
     def teacher_term(self, rows: SharedRows) -> Tensor:
         from torch.nn.functional import smooth_l1_loss

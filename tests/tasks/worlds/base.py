@@ -37,3 +37,5 @@ class World:
     """A rate that suits both models."""
     steps: int = 60
     """Steps in which they learn a handful by heart."""
+    by_heart: float = 1.0
+    """The metric that this comes to, at least: below 1 where a model answers more coarsely than truth is."""
