@@ -57,7 +57,8 @@ def main() -> None:
     machine = {"cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "minutes": minutes, "processor": busy}
     target = RESULTS / f"rounds{'-quick' if quick else ''}.json"
     target.write_text(json.dumps({"machine": machine, "worlds": found}, indent=2) + "\n")
-    print(f"\n{machine['cores']} cores, {machine['date']}, {minutes:.1f} minutes, {busy:.1f} of the processor; also in {target}")
+    took = f"{minutes:.1f} minutes, {busy:.1f} of the processor"
+    print(f"\n{machine['cores']} cores, {machine['date']}, {took}; also in {target}")
 
 
 def sizes(quick: bool) -> tuple[int, int, tuple[int, int] | None]:
