@@ -371,6 +371,9 @@ class Student(Contract):
     """A teacher whose weights it and its baselines start from; of the same model."""
     baselines: tuple[Baseline, ...] | None = None
     """What it is compared with; left out: as `evaluation` says."""
+    baseline_rates: dict[Baseline, PositiveFloat] = {}
+    """Learning rate of an arm without a teacher, where that of `training` does not suit it: few labels want a gentle
+    one, and a gain counts against a baseline at its best."""
     preprocessing: dict[str, Any] = {}
     """The task's own settings for how this model wants its input."""
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
