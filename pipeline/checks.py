@@ -349,6 +349,8 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
     for metric in rounds.until:
         if metric not in metrics:
             yield f"rounds.until: no metric is called '{metric}'{did_you_mean(metric, metrics)}"
+    if spec.soups:
+        yield "rounds: soups go through no rounds: leave out `soups`, or `rounds`"
     if not spec.students:
         yield "rounds: there are no students to go from round to round with"
     for name, student in spec.students.items():
