@@ -182,6 +182,11 @@ def _task_faults(spec: Spec) -> Iterator[str]:
     for name, domain in spec.domains.items():
         for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
             yield f"domains.{name}: {problem}"
+        if task.coded and domain.label_budget is not None and domain.label_budget.without:
+            yield (
+                f"domains.{name}.label_budget.without: samples of '{spec.task.name}' have no one class that they could "
+                "be left out by: leave it out"
+            )
     for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:
             try:
@@ -354,6 +359,12 @@ def _class_faults(spec: Spec) -> Iterator[str]:
     """Class sets that do not match, where the spec itself names them; others are compared once the data is packed."""
     project = Project(spec, normal_parts(spec), {}, {})
     declared = {f"domains.{name}": domain for name, domain in spec.domains.items() if domain.classes is not None}
+    for where, domain in declared.items():
+        if domain.label_budget is not None:
+            try:
+                domain.label_budget.left_out(domain.classes or (), f"{where}.label_budget")
+            except UserError as error:
+                yield from error.problems
     for name, teacher in spec.teachers.items():
         targets = [target for target in project.targets_of(name) if f"domains.{target}" in declared]
         known = teacher.classes is not None or bool(teacher.domains)

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pipeline.graph.project import Project
@@ -17,6 +17,7 @@ from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from pipeline.workspace import readable
 from schemas.models import ProbeInputs, ProbeVerdict
+from schemas.spec import Spec
 from schemas.training import Training
 from stages.context import Context
 from stages.students.methods import get_method
@@ -52,12 +53,29 @@ def try_models(loaded: LoadedSpec, outputs: dict[str, Any], context: Context) ->
                 context.workspace.remove(f"probes/models/{key}.json")  # what stands there is damaged
                 context.workspace.put_new(f"probes/models/{key}.json", verdict.to_json())
             verdicts[key] = verdict
-    return [
+    problems = [
         f"{where}: {verdicts[key].problem}"
         for key in verdicts
         if verdicts[key].problem
         for where in dict.fromkeys(places[key])
     ]
+    fixed = {where for key in verdicts if not verdicts[key].statistics for where in places[key]}
+    return problems or list(_not_adaptable(loaded.spec, fixed))
+
+
+def _not_adaptable(spec: Spec, fixed: Collection[str]) -> Iterator[str]:
+    """Teachers to be carried over whose model, at one of the places `fixed`, has no statistics to re-estimate."""
+    for name, teacher in spec.teachers.items():
+        made = name
+        while (before := spec.teachers[made].from_) is not None:
+            made = before
+        student = spec.teachers[made].student
+        where = f"teachers.{made}" if student is None else spec.where(student)
+        if teacher.adapt is not None and f"{where}.model" in fixed:
+            yield (
+                f"teachers.{name}.adapt: the model of '{made}' has no batch-norm layers, so there is nothing to "
+                f"re-estimate: use '{made}' as it is, without `adapt`"
+            )
 
 
 def _wanted(loaded: LoadedSpec, outputs: dict[str, Any]) -> Iterator[tuple[str, ProbeInputs]]:

@@ -61,3 +61,5 @@ class ProbeVerdict(Document):
     """One sentence on what is wrong; none if it works."""
     parameters: NonNegativeInt = 0
     """Number of weights."""
+    statistics: bool = True
+    """Whether it has batch-norm statistics that `adapt` could re-estimate."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
+from schemas.errors import SpecError, did_you_mean
 from schemas.labels import Ids, Requirements, Space, Views, Weights
 from schemas.rounds import Rounds
 from schemas.training import Training
@@ -115,6 +116,8 @@ class LabelBudget(Contract):
     """True labels for every choice that is made (selection, early stopping, rounds), in rows."""
     draw: Literal["blind", "class-balanced"] = "blind"
     """`blind` draws by hash alone; `class-balanced` looks at the truth to draw alike from each class."""
+    without: tuple[str, ...] = ()
+    """Classes of which no true label may be used, as where nobody has labelled them; a teacher may know them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -126,7 +129,19 @@ class LabelBudget(Contract):
         return {"train": value, "validation": value}
 
     def __str__(self) -> str:
-        return f"{self.train} + {self.validation}"
+        without = f" without {', '.join(self.without)}" if self.without else ""
+        return f"{self.train} + {self.validation}{without}"
+
+    def left_out(self, classes: Sequence[str], where: str = "label_budget") -> list[int]:
+        """Class numbers of `without`. Raises SpecError naming those that `classes` does not have."""
+        unknown = [
+            f"{where}.without: no class is called '{name}'{did_you_mean(name, list(classes))}"
+            for name in self.without
+            if name not in classes
+        ]
+        if unknown:
+            raise SpecError(*unknown)
+        return [classes.index(name) for name in self.without]
 
 
 class Domain(Contract):

@@ -140,3 +140,5 @@ class TeacherOutputs(Document):
     """Why its training ended before its last step, with `early_stopping`; none: it took them all."""
     sizes: tuple[DomainSize, ...] = ()
     """What it learned from, in the order of its domains; empty if not trained here."""
+    statistics: bool = True
+    """Whether it has batch-norm statistics that `adapt` could re-estimate; one of an older release counts as having."""

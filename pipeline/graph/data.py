@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pipeline.graph.project import Project
-from pipeline.graph.steps import Graph
+from pipeline.graph.steps import Graph, Outputs
 from schemas.domains import BudgetInputs, DomainInputs, SplitInputs
 
 
@@ -29,15 +31,17 @@ def add_domain(graph: Graph, project: Project, name: str) -> None:
         (samples,),
         lambda done: SplitInputs(samples=done[samples].samples, split=domain.split),
     )
-    for seed in project.draws(name):
-        graph.add(
-            project.budget(name, seed),
-            (samples, split),
-            lambda done, seed=seed: BudgetInputs(  # type: ignore[misc]
-                samples=done[samples].samples,
-                split=done[split].split,
-                truth=done[samples].truth,
-                label_budget=domain.label_budget,
-                seed=seed,
-            ),
+
+    def drawn(done: Outputs, seed: int) -> BudgetInputs:
+        if domain.label_budget is not None:
+            domain.label_budget.left_out(done[samples].classes or (), f"domains.{name}.label_budget")
+        return BudgetInputs(
+            samples=done[samples].samples,
+            split=done[split].split,
+            truth=done[samples].truth,
+            label_budget=domain.label_budget,
+            seed=seed,
         )
+
+    for seed in project.draws(name):
+        graph.add(project.budget(name, seed), (samples, split), partial(drawn, seed=seed))

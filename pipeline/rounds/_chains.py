@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.rounds.base import Base, Past, Policy, Round, Stop, at
@@ -66,6 +66,9 @@ def go_on(chain: Chain, done: Mapping[str, Any], policy: Policy, rounds: Rounds)
         return False
     record = found.record
     asked = chain.asked[-1]
+    made = {name: done.get(f"teachers.{chain.named(name)}") for name in chain.base.teachers}
+    fixed = frozenset(name for name, one in made.items() if one is not None and not one.statistics)
+    chain.base = replace(chain.base, fixed=fixed)
     own = {chain.named(at(name, number)): name for name in asked.students}
     sets = {chain.named_set(name): name for name in _sets(asked)}
     chain.records.append(record)

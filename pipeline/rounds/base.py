@@ -88,6 +88,8 @@ class Base:
     """Whether less of it is better."""
     bounded: bool = True
     """Whether it is a share of 1."""
+    fixed: frozenset[str] = frozenset()
+    """Teachers without batch-norm statistics, as far as they are made."""
 
     def figure(self, measured: Measured) -> float | None:
         """What guides, larger being better: the leading metric on the validation budget, else the mean of agreement (of

@@ -68,7 +68,8 @@ class Migration(Policy):
             memory = dict(now.round.state[name])
             new = at(name, number)
             labels[new] = base.labels[name].model_copy(update={"teacher": at(teacher, number)})
-            if self.config.statistics and number == 2 and base.teachers[teacher].adapt is None:
+            adaptable = base.teachers[teacher].adapt is None and teacher not in base.fixed
+            if self.config.statistics and number == 2 and adaptable:
                 teachers[at(teacher, 2)] = Teacher(from_=teacher, adapt=Adapt(domain=str(domain)))
                 words.append(f"{teacher}: its normalisation statistics are those of {domain}")
                 state[name] = memory

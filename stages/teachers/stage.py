@@ -81,6 +81,7 @@ class TeachersStage(Stage[TeacherInputs, TeacherOutputs]):
             seen=None if seen is None else seen.info(SEEN_FILE),
             ended_early=finished.ended_early,
             sizes=finished.sizes,
+            statistics=any(name.endswith("running_mean") for name in finished.state),
         )
         winner = attempt.commit(outputs, content)
         folder.remove(CHECKPOINTS)

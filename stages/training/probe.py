@@ -11,6 +11,7 @@ import contextlib
 import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from schemas.canonical import digest
 from schemas.errors import CrossdistillError
@@ -45,22 +46,24 @@ def probe(inputs: ProbeInputs) -> str | None:
 
 
 def verdict(inputs: ProbeInputs) -> ProbeVerdict:
-    """What trying a model gave, with its number of weights. Raises ModelError as `probe_key`."""
-    problem, parameters = _try(inputs)
-    return ProbeVerdict(key=probe_key(inputs), problem=problem, parameters=parameters)
+    """What trying a model gave, and what it is made of. Raises ModelError as `probe_key`."""
+    problem, facts = _try(inputs)
+    return ProbeVerdict(key=probe_key(inputs), problem=problem, **facts)
 
 
-def _try(inputs: ProbeInputs) -> tuple[str | None, int]:
+def _try(inputs: ProbeInputs) -> tuple[str | None, dict[str, Any]]:
+    """(what is wrong, what a verdict says beside it)."""
+    facts: dict[str, Any] = {}
     try:
-        return _fed(inputs)
+        return _fed(inputs, facts), facts
     except CrossdistillError as error:
-        return "; ".join(error.problems), 0
+        return "; ".join(error.problems), facts
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a factory is a user's code and may raise anything
         what = " ".join(str(error).split())[:300]
-        return f"model '{inputs.model.name}' fails on a batch: {type(error).__name__}: {what}", 0
+        return f"model '{inputs.model.name}' fails on a batch: {type(error).__name__}: {what}", facts
 
 
-def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
+def _fed(inputs: ProbeInputs, facts: dict[str, Any]) -> str | None:
     import torch
 
     from stages.training.models import build, preprocessing_of
@@ -72,7 +75,8 @@ def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
     network = build(task, inputs.model, len(inputs.classes), preprocessing).eval()
     if inputs.weights is not None:
         load_given(inputs.weights, network, inputs.strict, inputs.storage)
-    parameters = sum(weight.numel() for weight in network.parameters())
+    facts["parameters"] = sum(weight.numel() for weight in network.parameters())
+    facts["statistics"] = any(name.endswith("running_mean") for name in network.state_dict())
     batch = task.fake_batch(ROWS, preprocessing)
     items = task.items(batch)
     wanted = (ROWS if items is None else int(items.sum()), len(inputs.classes))
@@ -80,19 +84,18 @@ def _fed(inputs: ProbeInputs) -> tuple[str | None, int]:
         outputs = network(batch)
     name, form = inputs.model.name, "x".join(map(str, batch.shape))
     if not isinstance(outputs, torch.Tensor):
-        return f"model '{name}' gives {type(outputs).__name__}, not a tensor of logits", parameters
+        return f"model '{name}' gives {type(outputs).__name__}, not a tensor of logits"
     if tuple(outputs.shape) != wanted:
         shape = "x".join(map(str, outputs.shape))
         return (
             f"model '{name}' gives {shape} for a batch of {form}, not {wanted[0]}x{wanted[1]}: "
-            f"one logit for each of the {len(inputs.classes)} classes",
-            parameters,
+            f"one logit for each of the {len(inputs.classes)} classes"
         )
     if not bool(torch.isfinite(outputs).all()):
-        return f"model '{name}' gives outputs that are not finite for a batch of {form}", parameters
+        return f"model '{name}' gives outputs that are not finite for a batch of {form}"
     if inputs.features:
         Penultimate(network, batch, len(inputs.classes), name)
-    return None, parameters
+    return None
 
 
 def _version(name: str) -> str | None:

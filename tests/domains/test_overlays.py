@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.domains import BudgetInputs, BudgetOutputs, DomainOutputs, SplitInputs, SplitOutputs
-from schemas.errors import DataError
+from schemas.errors import DataError, SpecError
 from schemas.runs import Event
 from schemas.spec import LabelBudget, Source, Split
 from stages.context import Context
@@ -153,6 +153,32 @@ def test_a_blind_draw_never_looks_at_truth(truth: list[int], names: list[int], s
     first = draw_rows(contents, everywhere, labels, "train", budget, seed)
     second = draw_rows(contents, everywhere, np.array(names, np.int32)[labels], "train", budget, seed)
     assert first.tolist() == second.tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=60), st.sets(st.integers(0, 3)), DRAWS, st.integers(0, 3))
+def test_left_out_classes_are_as_rows_without_truth(truth: list[int], classes: set[int], how: str, seed: int) -> None:
+    contents, labels = ids(list(range(len(truth)))), np.array(truth, np.int32)
+    everywhere, hidden = np.ones(len(truth), bool), np.isin(labels, sorted(classes))
+    size = int((~hidden & (labels >= 0)).sum())
+    for train in {size, size // 2}:
+        budget = LabelBudget(train=train, validation=0, draw=how)  # type: ignore[arg-type]
+        drawn = draw_rows(contents, everywhere, labels, "train", budget, seed, sorted(classes))
+        unknown = np.where(hidden, -1, labels).astype(np.int32)
+        assert drawn.tolist() == draw_rows(contents, everywhere, unknown, "train", budget, seed).tolist()
+
+
+def test_a_budget_without_some_classes(local_context: Context, tmp_path: Path) -> None:
+    domain = ingest_words(local_context, tmp_path, ROWS)
+    asked = LabelBudget(train=10, validation=5, without=("1", "3"))
+    outputs = make_budget(local_context, domain, asked)
+    budget = read_budget(local_context.place(outputs.budget), outputs.budget)
+    assert {*budget.train_truth.tolist(), *budget.validation_truth.tolist()} == {0, 2}
+    assert str(asked) == "10 + 5 without 1, 3"
+    with pytest.raises(DataError, match="known label of a class outside of `without`: lower `label_budget`"):
+        make_budget(local_context, domain, LabelBudget(train=30, validation=5, without=("1", "3")))
+    with pytest.raises(SpecError, match="without: no class is called 'one'; known: 0, 1, 2, 3"):
+        make_budget(local_context, domain, LabelBudget(train=10, validation=5, without=("one",)))
 
 
 def test_hidden_truth_never_changes_a_budget(local_context: Context, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.api import plan
 from pipeline.checks import check_spec
 from pipeline.specs import load_spec
 from schemas.errors import SpecError
@@ -78,3 +81,36 @@ def test_asking_a_method_loads_no_torch(tmp_path: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_teacher_without_batch_norm_is_not_carried_over(tmp_path: Path) -> None:
+    """Found before the teacher is trained, also by way of a student that became a teacher."""
+    spec = write_world(tmp_path)
+    shutil.copy(Path(__file__).parent.parent / "user_code" / "image_factories.py", tmp_path)
+    value = yaml.safe_load(spec.read_text())
+    value["teachers"]["big"]["model"] = value["students"]["small"]["model"] = "image_factories:plain"
+    value["teachers"] |= {
+        "fit": {"from": "big", "adapt": {"domain": "target"}},
+        "pupil": {"student": "small", "seed": value["students"]["small"].get("seed", 0)},
+        "pupil-fit": {"from": "pupil", "adapt": {"domain": "target"}},
+    }
+    spec.write_text(yaml.safe_dump(value, sort_keys=False))
+    with pytest.raises(SpecError) as refused:
+        plan(spec)
+    assert [re.sub(":.*? the model of", ":", problem) for problem in refused.value.problems] == [
+        f"teachers.{name}.adapt: '{made}' has no batch-norm layers, so there is nothing to re-estimate: use '{made}' "
+        "as it is, without `adapt`"
+        for name, made in (("fit", "big"), ("pupil-fit", "pupil"))
+    ]
+
+
+def test_left_out_classes_are_classes_of_the_domain(tmp_path: Path) -> None:
+    spec = write_world(tmp_path)
+    value = yaml.safe_load(spec.read_text())
+    value["domains"]["target"] |= {"classes": ["across", "down", "slope"]}
+    value["domains"]["target"]["label_budget"]["without"] = ["slop"]
+    spec.write_text(yaml.safe_dump(value, sort_keys=False))
+    with pytest.raises(
+        SpecError, match=r"^domains.target.label_budget.without: no class is called 'slop'; did you mean 'slope'\?$"
+    ):
+        check_spec(load_spec(spec), Place(str(tmp_path / "workspace")))

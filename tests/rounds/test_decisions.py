@@ -186,6 +186,14 @@ def test_the_threshold_relaxes_while_the_teacher_rises_and_tightens_when_it_fall
     assert "it fell by 10.0 points, so the threshold tightens: 0.9 -> 0.95" in gentle.decision
 
 
+def test_a_teacher_without_statistics_is_tuned_at_once() -> None:
+    _, asked = played(policy("migration"), base(2, 2, fixed=frozenset({"t1"})), [{"a": 0.6, "b": 0.6}])
+    assert isinstance(asked, Round)
+    assert set(asked.helpers) == {"t1.tuning.r2"}
+    assert asked.helpers["t1.tuning.r2"].start == "t1"
+    assert (asked.teachers["t0.r2"].from_, asked.teachers["t1.r2"].student) == ("t0", "t1.tuning.r2")
+
+
 def test_all_teachers_migrate() -> None:
     _, asked = played(policy("migration"), base(2, 2), [{"a": 0.6, "b": 0.6}])
     assert isinstance(asked, Round)

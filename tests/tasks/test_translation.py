@@ -179,6 +179,10 @@ def test_the_two_ways_of_distilling_learn_from_one_set(done: Any) -> None:
         ),
         ({"task__says": "words"}, "tokenizer 'words' gives no texts back"),
         ({"task__sides": ["en", "label"]}, "names of columns, each once, other than label"),
+        (
+            {"domains__here__label_budget": {"train": 4, "validation": 4, "without": ["the"]}},
+            "domains.here.label_budget.without: samples of 'translation' have no one class",
+        ),
         ({"students__words__method": "features"}, "'features': it reads `features` of the labels"),
     ],
 )

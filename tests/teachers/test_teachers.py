@@ -453,6 +453,8 @@ def test_a_given_teacher_with_a_class_map_can_be_adapted(local_context: Context,
 
 def test_a_teacher_without_batch_norm_cannot_be_adapted(local_context: Context, world: tuple[Domain, Domain]) -> None:
     teacher = run(local_context, given("image_factories:plain"))
+    assert not teacher.statistics
+    assert run(local_context, given("mobile-tiny")).statistics
     with pytest.raises(ModelError, match=r"no batch-norm layers.*without `adapt`"):
         run(local_context, adapted(teacher.model, world[1]))
 

@@ -1,9 +1,9 @@
-"""`make rounds`: every policy against one pass, in both directions between digits; JSON in bench-results/rounds.json.
+"""`make rounds`: every policy against one pass, on digits both ways, with classes that nobody labelled, and on texts.
 
-The plan and its time come first. Each direction runs in a process and a workspace of its own, kept under
-bench-results/, so that a run that was ended goes on where it was. A chain is a seed: its own teacher, draw of the label
-budget, and decisions. Gains are paired over chains and test samples (95%, bootstrap): against the same chain's first
-round, which is one pass, against one pass with the steps of all rounds, and against the best baseline.
+The plan and its time come first. Lanes of worlds run at once, each in a process and a workspace of its own, kept
+under bench-results/, so that a run that was ended goes on where it was. A chain is a seed: its own teacher, draw of the
+label budget, and decisions. Gains are paired over chains and test samples (95%, bootstrap): against the same chain's
+first round, which is one pass, against one pass with the steps of all rounds, and against the best baseline.
 """
 
 from __future__ import annotations
@@ -24,67 +24,78 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from tests.bench.rounds.specs import DIRECTIONS, LONG, MAX_ROUNDS, POLICIES, SEEDS, STEPS, TASK, TEACHER_STEPS, spec
+from tests.bench.rounds.specs import LANES, LONG, MAX_ROUNDS, POLICIES, SEEDS, WORLDS, World, spec
 
-STEP_S, TEACHER_S = 0.0045, 45.0
-"""Seconds of a student's step and of a teacher, one core of a machine of 2 (2026-11): what the plan's time rests on."""
 RESULTS = Path("bench-results")
-STUDENT, METRIC, DRAWS = "mobile", "accuracy", 1000
+DRAWS = 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="rounds", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two policies, two seeds, few steps: shows that it works")
-    parser.add_argument("--direction", choices=sorted(DIRECTIONS), help="do the runs of one direction (used inside)")
+    parser.add_argument("--lane", type=int, choices=range(len(LANES)), help="do the runs of one lane (used inside)")
     arguments = parser.parse_args()
     quick = arguments.quick
-    if arguments.direction:
-        work(arguments.direction, quick)
+    if arguments.lane is not None:
+        for world in LANES[arguments.lane]:
+            work(world, quick, RESULTS / f"rounds-{arguments.lane}{'-quick' if quick else ''}.workspace")
         return
     print(plan(quick), flush=True)
     began = time.monotonic()
-    command = [sys.executable, "-m", "tests.bench.rounds", *(["--quick"] if quick else []), "--direction"]
+    command = [sys.executable, "-m", "tests.bench.rounds", *(["--quick"] if quick else []), "--lane"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen([*command, direction], env=environment) for direction in DIRECTIONS]
+    processes = [subprocess.Popen([*command, str(lane)], env=environment) for lane in range(len(LANES))]
     if sum(process.wait() for process in processes):
-        raise SystemExit("a direction failed: see above; `make rounds` again goes on where it was")
-    found = {direction: json.loads(path_of(direction, quick).read_text()) for direction in DIRECTIONS}
-    for direction, rows in found.items():
-        print(f"\n{table(direction, rows)}")
+        raise SystemExit("a lane failed: see above; `make rounds` again goes on where it was")
+    found = {world: json.loads(path_of(world, quick).read_text()) for world in WORLDS}
+    for world, rows in found.items():
+        print(f"\n{table(world, rows)}")
     minutes = (time.monotonic() - began) / 60
     machine = {"cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 1)}
     target = RESULTS / f"rounds{'-quick' if quick else ''}.json"
-    target.write_text(json.dumps({"machine": machine, "directions": found}, indent=2) + "\n")
+    target.write_text(json.dumps({"machine": machine, "worlds": found}, indent=2) + "\n")
     print(f"\n{machine['cores']} cores, {machine['date']}, {minutes:.1f} minutes; also in {target}")
 
 
-def sizes(quick: bool) -> tuple[dict[str, Any], int, int, int, int]:
-    """(policies, steps of a student, of a teacher, most rounds, seeds)."""
-    if quick:
-        return {name: POLICIES[name] for name in ("adaptive", "migration")}, 20, 60, 2, 2
-    return POLICIES, STEPS, TEACHER_STEPS, MAX_ROUNDS, SEEDS
+def sizes(quick: bool) -> tuple[int, int, tuple[int, int] | None]:
+    """(seeds, most rounds, steps of (students, teachers) if other than the worlds')."""
+    return (2, 2, (20, 40)) if quick else (SEEDS, MAX_ROUNDS, None)
+
+
+def policies(quick: bool) -> tuple[str, ...]:
+    """What is run."""
+    return ("adaptive", "migration") if quick else POLICIES
 
 
 def plan(quick: bool) -> str:
     """What will be done at most, and how long it takes on two cores."""
-    policies, steps, teacher_steps, rounds, seeds = sizes(quick)
-    students = seeds * (1 + len(policies) * (rounds - 1) + rounds + 4)  # first rounds are shared; the long pass; arms
-    students += seeds * rounds * ("co-training" in policies)
-    teachers = seeds + seeds * (rounds - 1) * sum(name in policies for name in ("migration", "bootstrap")) / 2
-    seconds = students * steps * STEP_S + teachers * TEACHER_S * teacher_steps / TEACHER_STEPS
+    seeds, rounds, few = sizes(quick)
+    names = policies(quick)
+    students = 1 + len(names) * (rounds - 1) + rounds + 4  # first rounds are shared; the long pass; arms
+    students += rounds * ("co-training" in names)
+    tuned = (rounds - 1) * sum(name in names for name in ("migration", "bootstrap"))
+    labels = 1 + tuned + (rounds - 1) * 2 * ("co-training" in names)
+
+    def seconds(world: World) -> float:
+        student, teacher = few or (world.steps, world.teacher["training"]["steps"])
+        share = teacher / world.teacher["training"]["steps"]
+        made = students * student * world.step_s + (1 + tuned / 2) * world.teacher_s * share + labels * world.label_s
+        return float(seeds * made)
+
+    minutes = max(sum(map(seconds, WORLDS.values())) / 2, *map(seconds, WORLDS.values())) / 60
     return (
-        f"{len(DIRECTIONS)} directions at once: {len(policies)} policies of at most {rounds} rounds in {seeds} chains, "
-        f"at most {students} trainings of {steps} steps, about {seconds / 60:.0f} minutes on two cores"
+        f"{len(WORLDS)} worlds in {len(LANES)} lanes: {len(names)} policies of at most {rounds} rounds in {seeds} "
+        f"chains, at most {seeds * students} trainings of students a world, about {minutes:.0f} minutes on two cores"
     )
 
 
-def path_of(direction: str, quick: bool) -> Path:
-    """Where a direction leaves its rows."""
-    return RESULTS / f"rounds-{direction.replace(' ', '-')}{'-quick' if quick else ''}.json"
+def path_of(world: str, quick: bool) -> Path:
+    """Where a world leaves its rows."""
+    return RESULTS / f"rounds-{world.replace(',', '').replace(' ', '-')}{'-quick' if quick else ''}.json"
 
 
-def work(direction: str, quick: bool) -> None:
-    """All runs of one direction, one after another."""
+def work(name: str, quick: bool, workspace: Path) -> None:
+    """All runs of one world, one after another."""
     from crossdistill import run
     from pipeline.api import chains_so_far
     from schemas.base import Part
@@ -92,47 +103,53 @@ def work(direction: str, quick: bool) -> None:
     from stages.places import Place
     from stages.tasks import get_task
 
-    policies, steps, teacher_steps, most, seeds = sizes(quick)
-    source, target = DIRECTIONS[direction]
-    workspace = path_of(direction, quick).with_suffix(".workspace")
+    world = WORLDS[name]
     workspace.mkdir(parents=True, exist_ok=True)
 
-    def done(name: str, policy: Any, length: int, rounds: int) -> tuple[dict[str, Any], list[Any]]:
+    def done(what: str, value: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         began = time.monotonic()
-        file = workspace / f"{name.replace(' ', '-').replace(',', '')}.yaml"
-        value = spec(source, target, policy, length, teacher_steps, rounds, seeds)
+        file = workspace / f"{name} {what}.yaml".replace(" ", "-").replace(",", "")
         file.write_text(yaml.safe_dump(value, sort_keys=False))
         result = run(file, str(workspace))
         if result.failures:
             raise SystemExit("\n".join(f"{step}: {error}" for step, error in result.failures.items()))
-        print(f"{direction}, {name}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+        print(f"{name}, {what}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
         return dict(result.outputs), chains_so_far(file, str(workspace))
 
     # `born-again` stands for any policy: with one round it is one pass.
-    long = done(LONG, "born-again", steps * most, 1)[0]
-    packed = long[f"domains.{target}"]
-    task, truth = get_task(Part.model_validate(TASK)), read_truth(Place(packed.truth.uri), packed.truth)[0]
-    rows = []
-    for name, policy in policies.items():
-        outputs, chains = done(name, policy, steps, most)
-        rows.append(row_of(name, outputs, chains, long, partial(gain, task=task, truth=truth)))
-    path_of(direction, quick).write_text(json.dumps(rows, indent=2) + "\n")
+    seeds, rounds, steps = sizes(quick)
+    long = done(LONG, spec(world, "born-again", seeds, 1, steps, times=rounds))[0]
+    packed = long[f"domains.{world.target[0]}"]
+    truth = read_truth(Place(packed.truth.uri), packed.truth)[0]
+    over = partial(gain, task=get_task(Part.model_validate(dict(world.task))), metric=world.metric, truth=truth)
+    rows = [
+        row_of(world, policy, *done(policy, spec(world, policy, seeds, rounds, steps)), long, over)
+        for policy in policies(quick)
+    ]
+    path_of(name, quick).write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def row_of(
-    name: str, outputs: dict[str, Any], chains: list[Any], long: dict[str, Any], over: Callable[[Any, Any], list[float]]
+    world: World,
+    policy: str,
+    outputs: dict[str, Any],
+    chains: list[Any],
+    long: dict[str, Any],
+    over: Callable[[Any, Any], list[float]],
 ) -> dict[str, Any]:
     """Figures of one policy."""
-    best, first = (outputs[f"evaluation.{subject}"] for subject in (STUDENT, f"{STUDENT}.r1"))
+    best, first = (outputs[f"evaluation.{subject}"] for subject in (world.student, f"{world.student}.r1"))
+    all_steps = long[f"evaluation.{world.student}"]
     comparison = best.table.comparison
-    worth = [[mean(one.quality[METRIC] for one in past.sets.values()) for past in chain.past] for chain in chains]
+    worth = [[mean(one.quality[world.metric] for one in past.sets.values()) for past in chain.past] for chain in chains]
     return {
-        "policy": name,
-        "first": accuracy(first),
-        "best": accuracy(best),
-        "long": accuracy(long[f"evaluation.{STUDENT}"]),
+        "policy": policy,
+        "metric": world.metric,
+        "first": final(first, world.metric),
+        "best": final(best, world.metric),
+        "long": final(all_steps, world.metric),
         "over_first": over(best, first),
-        "over_long": over(best, long[f"evaluation.{STUDENT}"]),
+        "over_long": over(best, all_steps),
         "baseline": comparison.baseline,
         "over_baseline": [comparison.difference.value, comparison.difference.low, comparison.difference.high],
         "rounds": mean(len(chain.past) for chain in chains),
@@ -141,9 +158,9 @@ def row_of(
     }
 
 
-def accuracy(outputs: Any) -> float:
-    """Mean final accuracy of the students of an evaluation."""
-    return float(next(arm.mean[METRIC] for arm in outputs.table.arms if arm.arm == "distilled"))
+def final(outputs: Any, metric: str) -> float:
+    """Mean final quality of the students of an evaluation."""
+    return float(next(arm.mean[metric] for arm in outputs.table.arms if arm.arm == "distilled"))
 
 
 def said(outputs: Any) -> dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -165,20 +182,20 @@ def said(outputs: Any) -> dict[int, tuple[NDArray[np.float32], NDArray[np.int64]
     }
 
 
-def gain(ours: Any, theirs: Any, task: Any, truth: NDArray[np.int32]) -> list[float]:
-    """[mean, low, high] of the difference in final accuracy, paired over chains and test samples."""
+def gain(ours: Any, theirs: Any, task: Any, metric: str, truth: NDArray[np.int32]) -> list[float]:
+    """[mean, low, high] of the difference in final quality, paired over chains and test samples."""
     from stages.evaluation.compare import draw_differences, percentile_interval
 
     found, others = said(ours), said(theirs)
     figures = {
         which: {
-            seed.seed: seed.final[METRIC] for arm in outputs.table.arms if arm.arm == "distilled" for seed in arm.seeds
+            seed.seed: seed.final[metric] for arm in outputs.table.arms if arm.arm == "distilled" for seed in arm.seeds
         }
         for which, outputs in (("ours", ours), ("theirs", theirs))
     }
     drawn = np.stack(
         [
-            draw_differences(task, METRIC, found[seed][0], others[seed][0], truth[found[seed][1]], DRAWS)
+            draw_differences(task, metric, found[seed][0], others[seed][0], truth[found[seed][1]], DRAWS)
             for seed in sorted(found)
         ]
     )
@@ -186,11 +203,12 @@ def gain(ours: Any, theirs: Any, task: Any, truth: NDArray[np.int32]) -> list[fl
     return [mean(figures["ours"][seed] - figures["theirs"][seed] for seed in found), low, high]
 
 
-def table(direction: str, rows: list[dict[str, Any]]) -> str:
+def table(world: str, rows: list[dict[str, Any]]) -> str:
     """Markdown, a row a policy."""
+    metric = rows[0]["metric"].replace("_", " ")
     head = (
-        f"| {direction}, accuracy % | one pass | best round | over one pass | over one pass of all steps | over the "
-        "best baseline | rounds (best) | labels' selection quality, first to last |"
+        f"| {world}, {metric} % | one pass | best round | over one pass | over one pass of all steps | over the best "
+        "baseline | rounds (best) | labels' selection quality, first to last |"
     )
     lines = [head, "|---" * 8 + "|"]
     for row in rows:
