@@ -62,8 +62,8 @@ bench: setup ## measure; a table here and JSON under bench-results/
 bench-store: setup $(PEERS)/.done ## measure the store against five libraries (15 minutes); table, JSON under bench-results/
 	@$(BIN)/python -m tests.bench.store --python $(PEERS)/bin/python
 
-bench-students: setup ## measure cohorts against online distillation (12 minutes); table, JSON under bench-results/
-	@$(BIN)/python -m tests.bench.cohorts
+bench-students: setup $(PEERS)/.done ## measure cohorts against online distillation, ours and torchdistill (20 minutes); table, JSON beside
+	@$(BIN)/python -m tests.bench.cohorts --python $(PEERS)/bin/python
 
 effects: setup ## method x label budget on digits, both directions (40 to 55 minutes, goes on where it was); JSON beside
 	@$(BIN)/python -m tests.bench.effects
@@ -73,7 +73,7 @@ rounds: setup ## every policy of rounds on digits, both directions (60 minutes a
 
 # The peers see our packages through a .pth, so torch and numpy are not installed twice; --no-deps, since two of them
 # forbid the releases that we hold (numpy 2.4, transformers 5) and work with them all the same.
-$(PEERS)/.done: tests/bench/store/peers.txt
+$(PEERS)/.done: tests/bench/peers.txt
 	@$(BIN)/python -m venv --clear $(PEERS)
 	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
 		"$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth"

@@ -15,7 +15,7 @@ from pipeline.trainings import needs_faults, training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
-from schemas.labels import FEATURES, SAID, LabelSchema
+from schemas.labels import FEATURES, SAID, VIEWS, LabelSchema
 from schemas.spec import Spec, Student
 from stages.classes import class_columns
 from stages.code import code_digest
@@ -215,6 +215,7 @@ def _label_faults(spec: Spec) -> Iterator[str]:
                 *labels.difficulty,
                 *([FEATURES] if labels.features else []),
                 *([SAID] if task.forces and SAID in task.recalls else []),
+                *([VIEWS] if labels.views.count > 1 else []),
             ]
             yield from method_faults(spec, name, labels.encoding, beside)
     for name, labels in spec.labels.items():
@@ -232,11 +233,13 @@ def _label_faults(spec: Spec) -> Iterator[str]:
                 yield f"labels.{name}.encoding: {error}"
 
 
-def given_faults(spec: Spec, labels: str, schema: LabelSchema) -> Iterator[str]:
+def given_faults(spec: Spec, labels: str, schema: LabelSchema, views: int = 1) -> Iterator[str]:
     """What keeps a spec from using labels of another store: its students' methods, or classes that its domain names."""
     from stages.tasks import get_task
 
-    yield from method_faults(spec, labels, schema.encoding, [field.name for field in schema.fields])
+    yield from method_faults(
+        spec, labels, schema.encoding, [*(field.name for field in schema.fields), *([VIEWS] if views > 1 else [])]
+    )
     domain = str(spec.domain_of(labels))
     own = get_task(spec.task).vocabulary()
     if own is not None and tuple(schema.classes) != own:
@@ -346,6 +349,8 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
     for metric in rounds.until:
         if metric not in metrics:
             yield f"rounds.until: no metric is called '{metric}'{did_you_mean(metric, metrics)}"
+    if spec.soups:
+        yield "rounds: soups go through no rounds: leave out `soups`, or `rounds`"
     if not spec.students:
         yield "rounds: there are no students to go from round to round with"
     for name, student in spec.students.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.soups import with_soups
 from schemas.canonical import digest
 from schemas.errors import SpecError, explain
 from schemas.spec import Point, Spec, Student
@@ -36,6 +37,11 @@ def parse_spec(value: dict[str, Any], where: str) -> Spec:
         for name, student in _mappings(students)
         if "point" in student
     ]
+    problems += [
+        f"students.{name}: `soup` is set where one of `soups` becomes a student: write it there"
+        for name, student in _mappings(students)
+        if "soup" in student
+    ]
     if problems:
         raise SpecError(*problems)
     # A grid is checked as the student that is its first point: what is wrong is told once, in the words of the file.
@@ -44,7 +50,7 @@ def parse_spec(value: dict[str, Any], where: str) -> Spec:
         value = {**value, "students": {**students, **first}}
     spec = Spec.parse(value, where)
     if not grids:
-        return spec
+        return with_soups(spec)
     expanded: dict[str, Student] = {}
     for name, student in spec.students.items():
         made = {name: student} if name not in grids else dict(_points(name, grids[name], problems))
@@ -52,7 +58,7 @@ def parse_spec(value: dict[str, Any], where: str) -> Spec:
         expanded |= made
     if problems:
         raise SpecError(*dict.fromkeys(problems))
-    return spec.model_copy(update={"students": expanded})
+    return with_soups(spec.model_copy(update={"students": expanded}))
 
 
 def put(value: dict[str, Any], path: str, item: Any) -> None:

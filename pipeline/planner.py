@@ -111,7 +111,7 @@ def _make(loaded: LoadedSpec, context: Context, look_only: bool, update_lock: bo
     plan = Plan(loaded, graph, context.workspace.uri, {}, locked)
     problems: list[str] = []
     for name, given in locked.given.items():
-        problems += given_faults(loaded.spec, name, given.schema)
+        problems += given_faults(loaded.spec, name, given.schema, given.views.count)
     for step in graph.steps.values():
         try:
             plan.steps[step.name] = look(step, plan.outputs, context)

@@ -103,6 +103,8 @@ class LabelShape(Contract):
 FEATURES, ENTROPY, MARGIN, SAID = "features", "entropy", "margin", "said"
 """Fields that may stand beside labels: what the teacher's head reads, how hard a label is by its own word, and the
 class that a teacher took for an item before it came to the next one."""
+VIEWS = "views"
+"""What a method asks for that reads all views of a sample: log-probabilities at temperature 1, a row a view."""
 
 
 class Extra(Contract):

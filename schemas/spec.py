@@ -348,6 +348,15 @@ class Point(Contract):
     """The point's values by path."""
 
 
+class Soup(Contract):
+    """Students whose weights become one student's: their mean."""
+
+    of: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Students of one model that learn from one label set; the name of a grid stands for all of its points."""
+    how: Literal["uniform", "greedy"] = "greedy"
+    """`uniform` takes all of them; `greedy` the best by selection quality, and then each that does not lower it."""
+
+
 class Student(Contract):
     """A small model for the target."""
 
@@ -371,6 +380,9 @@ class Student(Contract):
     """A teacher whose weights it and its baselines start from; of the same model."""
     baselines: tuple[Baseline, ...] | None = None
     """What it is compared with; left out: as `evaluation` says."""
+    baseline_rates: dict[Baseline, PositiveFloat] = {}
+    """Learning rate of an arm without a teacher, where that of `training` does not suit it: few labels want a gentle
+    one, and a gain counts against a baseline at its best."""
     preprocessing: dict[str, Any] = {}
     """The task's own settings for how this model wants its input."""
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
@@ -382,6 +394,8 @@ class Student(Contract):
     read the same stream. It changes no result."""
     point: Point | None = None
     """Set where a grid becomes its points; refused in a file."""
+    soup: Soup | None = None
+    """Set where one of `soups` becomes a student, the rest being that of its first ingredient; refused in a file."""
 
     @model_validator(mode="after")
     def _halving_of_a_grid(self) -> Self:
@@ -441,6 +455,8 @@ class Spec(Document):
     """Label sets by name."""
     students: dict[Name, Student] = {}
     """Students by name."""
+    soups: dict[Name, Soup] = {}
+    """Students that are made of others' weights, by name."""
     rounds: Rounds | None = None
     """Rounds over all students, each seed a chain of its own; left out: labels are made once, and students trained."""
     evaluation: Evaluation = Evaluation()
@@ -464,6 +480,8 @@ class Spec(Document):
         return None
 
     def where(self, student: str) -> str:
-        """Where a student stands in the file: the points of a grid where their grid does."""
+        """Where a student stands in the file: the points of a grid where their grid does, a soup where its first is."""
+        if (soup := self.students[student].soup) is not None:
+            return self.where(soup.of[0])
         point = self.students[student].point
         return f"students.{point.grid if point else student}"

@@ -144,6 +144,8 @@ class StudentOutputs(Document):
     """Why it ended before its last step, with `early_stopping`; none: it took them all."""
     calibration: PositiveFloat | None = None
     """Temperature that its labels were read through; none: as they are stored."""
+    averaged: tuple[Name, ...] = ()
+    """Students whose weights it is the mean of, in the order in which they were taken; of a soup."""
 
 
 class CohortOutputs(Document):
@@ -151,6 +153,51 @@ class CohortOutputs(Document):
 
     students: tuple[StudentOutputs, ...]
     """One answer per member, in order."""
+
+
+class Ingredient(Contract):
+    """A student that may go into a soup."""
+
+    circumstance: ClassVar[frozenset[str]] = frozenset({"name"})
+
+    name: Name
+    """Name for people."""
+    model: ModelRef
+    """Its weights."""
+
+
+class Pot(Contract):
+    """The students of one seed."""
+
+    seed: NonNegativeInt = 0
+    """Their seed."""
+    ingredients: tuple[Ingredient, ...]
+    """Those that have a model, in the order asked."""
+    budget: BudgetRef
+    """Their draw of the label budget: validation rows choose among them."""
+
+
+class SoupInputs(Document):
+    """What is asked of `soups`: a student for each seed, each an artifact of its own."""
+
+    circumstance: ClassVar[frozenset[str]] = frozenset({"name"})
+
+    name: Name
+    """Name for people."""
+    task: Part
+    """Task with its settings."""
+    model: Part
+    """The model that all of them are."""
+    how: Literal["uniform", "greedy"]
+    """All of them, or one after the other, best first, as long as selection quality does not fall."""
+    metric: str
+    """Metric of the task that decides."""
+    samples: SamplesRef
+    """The target: batch-norm statistics are those of its train rows."""
+    split: SplitRef
+    """Its splits."""
+    pots: Annotated[tuple[Pot, ...], Field(min_length=1)]
+    """The students by seed."""
 
 
 class HalvingInputs(Document):

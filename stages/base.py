@@ -106,6 +106,7 @@ STAGES: dict[str, str] = {
     "labels": "stages.labels.stage:LABELS",
     "halving": "stages.students.halving:HALVING",
     "students": "stages.students.stage:STUDENTS",
+    "soups": "stages.students.soups:SOUPS",
     "rounds": "stages.rounds.stage:ROUNDS",
     "evaluation": "stages.evaluation.stage:EVALUATION",
     "costs": "stages.evaluation.costs:COSTS",

@@ -12,6 +12,7 @@ from pipeline.graph.data import add_domain
 from pipeline.graph.judging import Judge, judge_all
 from pipeline.graph.project import Project
 from pipeline.graph.screening import screening_notes
+from pipeline.graph.soups import add_soup
 from pipeline.graph.steps import Graph, Outputs, Step
 from pipeline.graph.students import add_halving, add_student
 from pipeline.graph.teachers import add_labels, add_teacher, order_notes
@@ -46,6 +47,8 @@ def build_graph(
             add_teacher(graph, project, name, after=data)
         elif kind == "labels":
             add_labels(graph, project, name)
+        elif spec.students[name].soup is not None:
+            add_soup(graph, project, name)
         else:
             add_halving(graph, project, name, after=data)
             add_student(graph, project, name, after=data)
@@ -61,7 +64,7 @@ def _notes(project: Project) -> list[str]:
     notes: list[str] = []
     for name, student in project.spec.students.items():
         wanted = [arm for arm in project.baselines(name) if arm.startswith("source")]
-        if student.labels is None or not wanted:
+        if student.labels is None or student.soup is not None or not wanted:
             continue
         teacher, *others = project.said_by(student.labels)
         if teacher is None:

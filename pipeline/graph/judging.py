@@ -70,12 +70,13 @@ def add_student_evaluation(graph: Graph, project: Project, name: str) -> None:
     target = project.target(student)
     labels = f"labels.{student.labels}" if student.labels is not None else None
     trained = f"students.{name}"
-    source = f"{trained}.source" if f"{trained}.source" in graph.steps else None
+    alone = trained if student.soup is None else f"students.{student.soup.of[0]}"  # a soup's baselines are its first's
+    source = f"{alone}.source" if f"{alone}.source" in graph.steps else None
     seeds = student.seeds if project.has_budget(target) else (0,)
-    needs = [trained, *project.data(target, *seeds), *(step for step in (source, labels) if step)]
+    steps = [step for step in (source, alone, trained) if step]
+    needs = [*steps, *project.data(target, *seeds), *([labels] if labels else [])]
 
     def inputs(done: Outputs) -> EvaluationInputs:
-        steps = [step for step in (source, trained) if step]
         results = {(out.arm, out.seed): out for step in steps for out in done[step].students}
         reference = done[labels].labels if labels else None
         candidates: list[Candidate] = []
@@ -205,7 +206,7 @@ def add_report(
         f"{kind}.{name}"
         for kind, parts in (("teachers", spec.teachers), ("students", spec.students))
         for name, part in parts.items()
-        if part.training.balance or part.training.source_share or part.training.early_stopping
+        if part.training.balance or part.training.source_share or part.training.early_stopping or name in spec.soups
     ]
 
     def inputs(done: Outputs) -> ReportInputs:

@@ -1,4 +1,4 @@
-"""What a report says of trainings that were balanced, mixed with source rows, or ended early."""
+"""What a report says of trainings that were balanced, mixed with source rows, or ended early, and of soups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ def training_notes(spec: Spec, step: str, done: TeacherOutputs | CohortOutputs) 
         if done.ended_early:
             yield f"{step} {done.ended_early}"
         return
-    training = spec.students[step.partition(".")[2]].training
+    student = spec.students[step.partition(".")[2]]
+    if student.soup is not None:
+        for one in done.students:
+            left = [name for name in student.soup.of if name not in one.averaged]
+            out = f", and leaves out {', '.join(left)}" if left else ""
+            if one.averaged:
+                yield f"{step} of seed {one.seed} is the mean of {', '.join(one.averaged)}{out}"
+        return
+    training = student.training
     first = next((one for one in done.students if one.target is not None), None)
     if first is not None and first.target is not None and (training.balance or training.source_share):
         source = f"; of the source: {_told(first.source)}" if first.source else ""

@@ -117,7 +117,12 @@ class Project:
                 labels = spec.labels[name]
                 return [("teachers", labels.teacher or ""), *(("labels", parent) for parent in labels.fuse)]
             student = spec.students[name]
-            return [("labels", student.labels or ""), ("teachers", student.start or "")]
+            made_of = student.soup.of if student.soup is not None else ()
+            return [
+                ("labels", student.labels or ""),
+                ("teachers", student.start or ""),
+                *(("students", one) for one in made_of),
+            ]
 
         parts = (("teachers", spec.teachers), ("labels", spec.labels), ("students", spec.students))
         todo = [(kind, name) for kind, named in parts for name in named]
@@ -286,7 +291,7 @@ class Project:
         members: dict[str, list[str]] = {}
         for name, student in self.spec.students.items():
             domain = self.source(student) if on_source else self.target(student)
-            if domain is not None:
+            if domain is not None and student.soup is None:
                 apart = name if student.cohort in ALONE else student.cohort
                 turn = 0 if on_source else self.generations[name]  # who learns from another waits for it
                 key = repr((domain, self.stream_settings(name, on_source), apart, turn))

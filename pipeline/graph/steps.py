@@ -63,9 +63,12 @@ class Graph:
         after: tuple[str, ...] = (),
         group: str | None = None,
         grid: str | None = None,
+        stage: str | None = None,
     ) -> str:
-        """Add a step of the stage that its name begins with, and return its name."""
-        self.steps[name] = Step(name, name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after, group, grid)
+        """Add a step, of the stage that its name begins with if none is named, and return its name."""
+        self.steps[name] = Step(
+            name, stage or name.split(".")[0], tuple(dict.fromkeys(needs)), inputs, after, group, grid
+        )
         return name
 
     def named(self, name: str) -> set[str]:

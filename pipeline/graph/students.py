@@ -127,6 +127,8 @@ def _student(
     student = project.spec.students[name]
     training = project.normal.student_training[name]
     distilled = arm == "distilled"
+    if arm in student.baseline_rates:
+        training = training.model_copy(update={"learning_rate": student.baseline_rates[arm]})
     start = starts[seed] if arm == "source-finetuned" else None
     if start is None and student.weights:
         start = project.weights[student.weights]

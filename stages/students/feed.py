@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
-from schemas.labels import LabelSchema
+from schemas.labels import VIEWS, LabelSchema
 from schemas.students import Stream
 from schemas.teachers import DomainSize
 from stages.cache import Ahead
@@ -240,6 +240,11 @@ class Feed:
         inputs = self._read_share(rows.positions[chosen], step_draws(draw, size), rows.samples)
         return SourceBatch(*self._told(inputs, rows.truth[chosen], counts_N[chosen]))
 
+    @property
+    def views(self) -> int:
+        """Views of a sample that the label sets hold."""
+        return self._stream.views.count
+
     def sizes(self, budget: str | None, source: str | None) -> tuple[DomainSize, DomainSize | None]:
         """What a student with this budget and this source learns from, on target and source."""
         truth = self.budgets[budget].train_truth if budget else np.zeros(0, np.int32)
@@ -346,10 +351,12 @@ class Feed:
 
         `seen`: the rows as the teacher saw them, where that is not as they are.
         """
-        labels, task = self.label_sets[digest], self._task
-        stored = labels.gather(positions, view_B, extras={*fields, *task.recalls} if task.forces else fields)
+        labels, task, kept = self.label_sets[digest], self._task, set(fields) - {VIEWS}
+        stored = labels.gather(positions, view_B, extras={*kept, *task.recalls} if task.forces else kept)
         self.counters["labels"] += len(positions)
-        decoded, beside, asked = labels.decode(stored), {name: stored[name] for name in fields}, None
+        decoded, beside, asked = labels.decode(stored), {name: stored[name] for name in kept}, None
+        if VIEWS in fields:
+            beside[VIEWS] = self._all_views(digest, positions)
         if task.forces:
             items = labels_of(stored, labels.schema.shape, len(positions))
             asked = task.recalled(items, stored, seen).to(self._device)
@@ -357,6 +364,16 @@ class Feed:
                 chosen = taught.cpu().numpy()
                 decoded, beside = decoded.rows(chosen), {name: values[chosen] for name, values in beside.items()}
         return teacher_rows(decoded, self._columns[digest], self._device, beside), asked
+
+    def _all_views(self, digest: str, positions: Positions) -> NDArray[np.float64]:
+        """Log-probabilities (B, views, C) of some rows, in our order of the classes."""
+        labels, columns, found = self.label_sets[digest], self._columns[digest], []
+        for view in range(self.views):
+            stored = labels.gather(positions, np.full_like(positions, view), extras=())
+            self.counters["labels"] += len(positions)
+            said = labels.decode(stored).log_probabilities(1.0)
+            found.append(said if columns is None else said[:, columns])
+        return np.stack(found, axis=1)
 
 
 def _columns(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64] | None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from schemas.artifacts import ModelRef
 from schemas.canonical import digest
 from schemas.errors import DataError, SpecError, TrainingFailed, UserError
+from schemas.labels import VIEWS
 from schemas.models import ModelCard
 from schemas.spec import Storage
 from schemas.students import StudentOutputs
@@ -150,7 +151,8 @@ class Fit:
         if labels is not None:
             beside = extras_of(labels.schema)
             self._fields = {field.name: math.prod(field.shape) if field.shape else None for field in beside}
-            self.needs.check_labels(labels.schema.encoding, self._fields)
+            views = [VIEWS] if feed.views > 1 else []
+            self.needs.check_labels(labels.schema.encoding, [*self._fields, *views])
         if self.needs.validation and self.labels:
             self._teacher_figure = self._worth(feed, self.labels)
         if self.student.calibrate and self.labels:

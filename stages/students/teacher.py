@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from schemas.labels import VIEWS
 from stages.labels.decoded import ABSENT, Decoded, DenseLabels, SparseLabels
 
 
@@ -27,11 +28,12 @@ class DenseTeacher:
     logits_BC: Tensor
     """Float32."""
     fields: Mapping[str, Tensor] = field(default_factory=dict)
-    """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32."""
+    """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32; VIEWS is
+    (B, views, C)."""
 
     def calibrated(self, t: float) -> DenseTeacher:
         """The same teacher, read at t times each temperature."""
-        return replace(self, logits_BC=self.logits_BC / t)
+        return replace(self, logits_BC=self.logits_BC / t, fields=_calibrated(self.fields, t))
 
     def dense(self, tau: float = 1.0) -> Tensor:
         """Logits (B, C) whose softmax at tau is the teacher's distribution."""
@@ -55,12 +57,14 @@ class SparseTeacher:
     logits_BK: Tensor
     """Their logits, minus infinity where absent."""
     fields: Mapping[str, Tensor] = field(default_factory=dict)
-    """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32."""
+    """What stands beside the labels, by name, as far as it was asked for: (B,) or (B, F), float32; VIEWS is
+    (B, views, C)."""
     _known: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def calibrated(self, t: float) -> SparseTeacher:
         """The same teacher, read at t times each temperature."""
-        return replace(self, labels=self.labels.calibrated(t), logits_BK=self.logits_BK / t, _known={})
+        fields = _calibrated(self.fields, t)
+        return replace(self, labels=self.labels.calibrated(t), logits_BK=self.logits_BK / t, fields=fields, _known={})
 
     def log_probabilities(self, tau: float) -> tuple[Tensor, Tensor]:
         """(of the kept classes (B, K), of all others together (B,)) in float64: what a loss is to match.
@@ -121,6 +125,11 @@ def teacher_rows(
                 fields,
             )
     assert_never(decoded)
+
+
+def _calibrated(fields: Mapping[str, Tensor], t: float) -> Mapping[str, Tensor]:
+    """Logits of all views go along."""
+    return {name: values / t if name == VIEWS else values for name, values in fields.items()}
 
 
 def _remapped(labels: SparseLabels, columns: NDArray[np.int64]) -> SparseLabels:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
-STAGES = ("teachers", "students")
+STAGES = ("teachers", "students", "soups")
 """Stages whose artifacts are models."""
 
 

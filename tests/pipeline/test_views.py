@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from crossdistill import LabelSet, plan, run
 from schemas.errors import StoreError, UserError
+from schemas.labels import VIEWS
 from schemas.spec import Storage
 from schemas.students import CohortInputs
 from stages.places import Place
@@ -23,7 +25,7 @@ from stages.tasks import get_task
 from stages.training.models import load_model
 from tests.pipeline.world import write_world
 
-VIEWS = {"count": 3, "settings": {"translate": 0.2, "rotate": 25, "crop": [0.5, 1.0]}}
+THREE = {"count": 3, "settings": {"translate": 0.2, "rotate": 25, "crop": [0.5, 1.0]}}
 CPU = torch.device("cpu")
 
 
@@ -32,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose labels hold three views."""
     spec = write_world(tmp_path_factory.mktemp("views"))
     exact = {"kind": "dense", "dtype": "float32"}
-    change(spec, {"teacher": "fit", "domain": "target", "views": VIEWS, "encoding": exact})
+    change(spec, {"teacher": "fit", "domain": "target", "views": THREE, "encoding": exact})
     run(spec)
     return spec
 
@@ -77,6 +79,37 @@ def test_the_student_sees_what_the_teacher_saw(world: Path, tmp_path: Path) -> N
         plain += int((samples == batch.inputs).all(dim=(1, 2, 3)).sum())
     assert plain == len(feed.rows.positions) + padding(feed), "in three epochs each row comes once as it is"
     assert feed.counters["decoded"] == 3 * feed.rows.steps_per_epoch * feed.rows.batch_size
+
+
+def test_all_views_of_a_row_stand_beside_it(world: Path, tmp_path: Path) -> None:
+    """One of them is the view that the student is shown, and the mean is that of the store."""
+    inputs = asked(world)
+    fit = fit_of(inputs, tmp_path)
+    feed = cohort.open_feed([fit], Storage(), CPU)
+    assert fit.labels is not None
+    store, positions = feed.label_sets[fit.labels], feed.rows.at(1).positions
+    batch = feed.shared(1, {fit.labels: (VIEWS,)}).teachers[fit.labels]
+    said = batch.fields[VIEWS]
+    assert said.shape == (len(positions), 3, 3)
+    shown = (positions + feed.rows.at(1).epoch) % 3
+    assert torch.allclose(said[range(len(positions)), shown], torch.log_softmax(batch.dense(), dim=1), atol=1e-5)
+    for view in range(3):
+        stored = store.gather(positions, np.full_like(positions, view), extras=())
+        assert np.allclose(said[:, view], store.decode(stored).log_probabilities(1.0), atol=1e-5)
+
+
+def test_consistency_needs_views(world: Path, tmp_path: Path) -> None:
+    value = yaml.safe_load(world.read_text())
+    value["students"] = {"small": value["students"]["small"] | {"method": "consistency", "seeds": 1, "baselines": []}}
+    spec = world.parent / "consistency.yaml"
+    spec.write_text(yaml.safe_dump(value, sort_keys=False))
+    result = run(spec)
+    assert not result.failures
+    assert result.outputs["students.small"].students[0].failure is None
+    value["labels"]["said"] = {"teacher": "fit", "domain": "target"}
+    spec.write_text(yaml.safe_dump(value, sort_keys=False))
+    with pytest.raises(UserError, match=r"'consistency': it reads `views` .* label with `views: \{count: 4"):
+        plan(spec)
 
 
 def padding(feed: Any) -> int:

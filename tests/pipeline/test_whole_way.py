@@ -103,6 +103,13 @@ def test_a_change_of_one_temperature_trains_one_student(world: Path, tmp_path: P
     assert "temperature: 1.0 -> 3.0" in changed.steps["students.sharp"].why
 
 
+def test_a_baseline_has_a_rate_of_its_own(world: Path) -> None:
+    asked = plan(world, overrides=["students.small.baseline_rates={source-finetuned: 0.001}"])
+    rates = {one.arm: one.training.learning_rate for one in asked.steps["students.small"].inputs.students}  # type: ignore[union-attr]
+    assert rates == {"distilled": 0.01, "no-teacher": 0.01, "source-finetuned": 0.001}
+    assert {name for name in asked.to_do if name.startswith("students")} == {"students.small"}
+
+
 def test_a_changed_split_relabels_only_for_an_adapted_teacher(world: Path) -> None:
     split = "domains.target.split={train: 0.6, validation: 0.2, test: 0.2}"
     assert "labels.said" in steps_to_do(world, split)  # its teacher was adapted on the train rows

@@ -44,7 +44,7 @@ def said(encoding: Encoding) -> TeacherRows:
 def test_a_method_learns_from_the_encodings_that_it_claims(name: str, encoding: str) -> None:
     """Its loss falls and stays finite; from others it is refused."""
     teaching = method(name)
-    fields = ("features", "entropy", "margin", "said")
+    fields = ("features", "entropy", "margin", "said", "views")
     try:
         teaching.needs.check_labels(ENCODINGS[encoding], fields)
     except StoreError:

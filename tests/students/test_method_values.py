@@ -365,6 +365,30 @@ def test_the_teachers_loss_counts_where_truth_may_be_seen() -> None:
     assert found == pytest.approx(-math.log(softmax(student.numpy())[1, 1]), rel=1e-9)
 
 
+@given(SEEDS, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0, 2.0]))
+@settings(max_examples=20)
+def test_consistency(seed: int, tau: float, threshold: float, power: float) -> None:
+    """The mean over views, sharpened or softened, by the share of views that vote for its first class."""
+    toy = new(seed)
+    views, (z, _) = softmax(toy.said.fields["views"].numpy()[:REAL]), sides(toy)
+    mean = views.mean(axis=1)
+    target = mean ** (1 / tau) / (mean ** (1 / tau)).sum(axis=1, keepdims=True)
+    agreement = np.array(
+        [np.mean([view.argmax() == own.argmax() for view in of]) for of, own in zip(views, mean, strict=True)]
+    )
+    counted = (agreement >= threshold) * agreement**power
+    expected = (tau**2 * kl(target, softmax(z / tau)) * counted).sum() / REAL
+    teaching = method("consistency", temperature=tau, threshold=threshold, power=power)
+    assert term(teaching, toy) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_views_are_calibrated_with_their_labels() -> None:
+    toy = new(3)
+    softer = toy.said.calibrated(2.0).fields
+    assert torch.equal(softer["views"], toy.said.fields["views"] / 2.0)
+    assert torch.equal(softer["features"], toy.said.fields["features"])
+
+
 def test_confident_labels() -> None:
     toy = new(6)
     z, t = sides(toy)

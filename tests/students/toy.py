@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from schemas.base import Part
-from schemas.labels import FEATURES
+from schemas.labels import FEATURES, VIEWS
 from schemas.training import Training
 from stages.students.learners import Learners
 from stages.students.methods import get_method
@@ -66,6 +66,7 @@ class Toy:
             fields={FEATURES: new(ROWS, TEACHER_FEATURES), "entropy": new(ROWS).abs(), "margin": new(ROWS).sigmoid()},
         )
         self.inputs_B, self.inputs_L = new(ROWS, INPUTS), new(3, INPUTS)
+        self.said.fields[VIEWS] = 2 * new(ROWS, 3, CLASSES)  # type: ignore[index]
         self.said.fields["said"] = (9 * new(ROWS).abs()).floor() % CLASSES  # type: ignore[index]
         self.weights_B = torch.tensor([1.0] * (ROWS - 1) + [0.0])
         self.truth_L = torch.tensor([0, 4, 2])

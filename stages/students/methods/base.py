@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from schemas.base import Contract, Fraction, Part
 from schemas.encodings import Encoding
 from schemas.errors import StoreError
-from schemas.labels import ENTROPY, FEATURES, MARGIN, SAID
+from schemas.labels import ENTROPY, FEATURES, MARGIN, SAID, VIEWS
 from schemas.training import Training
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ MENDS = {
     ENTROPY: "label with `difficulty: [entropy]`",
     MARGIN: "label with `difficulty: [margin]`",
     SAID: "tasks hold it whose models say one item after another, such as translation",
+    VIEWS: "label with `views: {count: 4, settings: …}`",
 }
 EVERY_ENCODING = frozenset({"dense", "low-rank", "top-k", "sampled", "hard"})
 """For losses that are linear in the teacher's distribution, or read its most likely class only."""
@@ -56,7 +57,7 @@ class Needs:
     labels: bool = True
     """A label set; without one no shared rows are read."""
     fields: frozenset[str] = frozenset()
-    """Fields of the label set beside its logits (`FEATURES`, `ENTROPY`, `MARGIN`, `SAID`)."""
+    """Fields of the label set beside its logits (`FEATURES`, `ENTROPY`, `MARGIN`, `SAID`), or all its `VIEWS`."""
     encodings: frozenset[str] = EVERY_ENCODING
     """Encodings of labels that it can learn from."""
     temperatures: tuple[float, ...] = ()
@@ -78,7 +79,8 @@ class Needs:
     @property
     def of_samples(self) -> bool:
         """Whether it needs something of a sample as a whole, and not of each of its items."""
-        return self.features or self.source or self.labelled or self.inputs or self.validation or self.pairs
+        asked = (self.features, self.source, self.labelled, self.inputs, self.validation, self.pairs)
+        return any(asked) or VIEWS in self.fields
 
     def __or__(self, other: Needs) -> Needs:
         """What two methods need together."""

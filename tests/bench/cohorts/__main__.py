@@ -1,7 +1,8 @@
-"""A table here and JSON in bench-results/students.json. About twelve minutes on two cores; `--quick` about two.
+"""A table here and JSON in bench-results/students.json. About 20 minutes on two cores; `--quick` about two.
 
 One process, one thread, the allocator of our workers and `inference_mode` for every teacher, on both sides. Online
 means that a student asks its teacher in each step; all else (samples, augmentation, loss, optimiser, loop) is alike.
+torchdistill does the same work in a process and an environment of its own, in the same turns.
 With I, T and S the time of a batch's input, of the teacher and of a student's step, 8 students that share all input
 and never ask a teacher can be at most 8 (I + T + S) / (I + 8 S) times as fast as 8 online runs.
 """
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -42,25 +43,32 @@ from tests.bench.cohorts import models
 from tests.bench.cohorts.models import CLASSES, PAIRS, Pair
 from tests.bench.labels import set_allocator
 from tests.bench.students import new_fits, row
+from tests.bench.worker import Worker
 
 COHORT, BATCH, ROWS = 8, 64, 768
 PASSES, RATIOS = 10, (0.5, 1, 2, 4, 8, 16)
 Way = Callable[[], float]
 CPU = torch.device("cpu")
 PLAIN = {"flip": True, "translate": 0.1}
+NOISE = "noise.npz"
 COSTLY = {"flip": True, "crop": [0.5, 1.0], "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench-students", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one pair, few steps: shows that it works")
-    quick = parser.parse_args().quick
+    parser.add_argument("--pair", type=int, choices=range(1, len(PAIRS) + 1), help="one pair alone")
+    parser.add_argument("--python", type=Path, default=Path(".venv-bench/bin/python"), help="the peers' interpreter")
+    arguments = parser.parse_args()
+    quick, one, python = arguments.quick, arguments.pair or 2 * arguments.quick, arguments.python.absolute()
+    if not python.exists():
+        parser.error(f"{python} is not there, and torchdistill lives in it: `make bench-students` installs it")
     set_allocator()
     torch.set_num_threads(1)
     table: list[dict[str, Any]] = []
-    for pair in PAIRS[1:2] if quick else PAIRS:
-        with tempfile.TemporaryDirectory() as folder:
-            for item in measure(pair, Path(folder), 4 if quick else 12, 1 if quick else 3):
+    for pair in PAIRS[one - 1 : one] if one else PAIRS:
+        with tempfile.TemporaryDirectory() as folder, (Path(folder) / "peer.log").open("wb") as log:
+            for item in measure(pair, Path(folder), (python, log), 4 if quick else 12, 1 if quick else 3):
                 table.append(item)
                 aim = f"   (aim: {item['aim']})" if item["aim"] else ""
                 print(f"{item['what']:<96} {item['value']:>9,.3f} {item['unit']}{aim}", flush=True)
@@ -96,17 +104,22 @@ class Online:
         return logits.float().clone()
 
 
-def measure(pair: Pair, folder: Path, steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Rows of one pair."""
+def measure(pair: Pair, folder: Path, peers: tuple[Path, IO[bytes]], steps: int, repeats: int) -> list[dict[str, Any]]:
+    """Rows of one pair; `peers` are their interpreter and their log."""
     found: list[dict[str, Any]] = []
     for name, augmentation in (("", PLAIN), (", crops and colours", COSTLY)):
-        inputs = make(pair, folder / (name.strip(", ") or "plain").replace(" ", "-"), steps, augmentation)
-        found += _pair(pair, f"{pair.name}{name}", inputs, folder, steps, repeats, everything=not name)
+        own = folder / (name.strip(", ") or "plain").replace(" ", "-")
+        inputs = make(pair, own, steps, augmentation)
+        asked = [pair.teacher, pair.student, own / NOISE, steps]
+        peer = None if name else Worker(peers[0], "tests.bench.cohorts.peer", asked, peers[1])
+        found += _pair(pair, f"{pair.name}{name}", inputs, folder, steps, repeats, peer)
+        if peer is not None:
+            peer.end()
     return found
 
 
 def _pair(
-    pair: Pair, name: str, inputs: CohortInputs, folder: Path, steps: int, repeats: int, everything: bool
+    pair: Pair, name: str, inputs: CohortInputs, folder: Path, steps: int, repeats: int, peer: Worker | None
 ) -> list[dict[str, Any]]:
     alone = inputs.model_copy(update={"students": inputs.students[:1]})
     feed = open_feed(new_fits(inputs, folder), Storage(), CPU)
@@ -115,13 +128,14 @@ def _pair(
         "cohort": lambda: stored(new_fits(inputs, folder), feed),
         "single": lambda: stored(new_fits(alone, folder), feed),
     }
-    if everything:
+    if peer is not None:
         asked["fastest"] = Online(feed, models.fastest(getattr(models, pair.teacher)(CLASSES)), True)
         ways |= {
             f"online, {kind}": partial(lambda one: online(new_fits(alone, folder), one), one)
             for kind, one in asked.items()
         }
         ways["online cohort"] = lambda: online(new_fits(inputs, folder), asked["fp32"])
+        ways["torchdistill"] = lambda: float(peer.ask("train")["seconds"])
         ways["no teacher"] = lambda: untaught(new_fits(alone, folder)[0], asked["fp32"])
     taken = in_turns(ways, repeats)
     seconds = {way: statistics.median(times) / steps for way, times in taken.items()}
@@ -132,13 +146,13 @@ def _pair(
 
     input_s = _median(lambda: asked["fp32"].inputs(0), 3 * repeats)
     student_s = max(seconds["single"] - input_s, 1e-9)
-    aim = None if everything else ">= 1.3"
+    aim = None if peer is not None else ">= 1.3"
     rows = [
         row(f"{name}: input I", 1e3 * input_s, "ms a batch"),
         row(f"{name}: student step S", 1e3 * student_s, "ms a batch"),
         row(f"{name}: cohort of 8 / 8 single runs from the store", times_faster("cohort", "single", COHORT), "x", aim),
     ]
-    if not everything:
+    if peer is None:
         return rows
     rows.append(
         row(f"{name}: from the store / without a teacher", times_faster("single", "no teacher"), "x", ">= 0.97")
@@ -155,6 +169,9 @@ def _pair(
             row(f"{name}: passes from which labelling pays, {kind}", 1 + input_s / teacher_s, "passes"),
         ]
     rows.append(row(f"{name}: cohort / one online cohort", times_faster("cohort", "online cohort"), "x"))
+    rows.append(
+        row(f"{name}: cohort of 8 / 8 runs of torchdistill", times_faster("cohort", "torchdistill", COHORT), "x")
+    )
     return [*rows, *curve(name, input_s, student_s)]
 
 
@@ -235,8 +252,8 @@ def make(pair: Pair, folder: Path, steps: int, augmentation: dict[str, Any]) -> 
 
     draw = np.random.default_rng(0)
     pictures = draw.integers(0, 256, size=(ROWS, pair.size, pair.size, 3), dtype=np.uint8)
-    np.savez(folder / "noise.npz", image=pictures)
-    domain = stage("domains", DomainInputs(source=Source(arrays=str(folder / "noise.npz")), task=task, shard_rows=256))
+    np.savez(folder / NOISE, image=pictures)
+    domain = stage("domains", DomainInputs(source=Source(arrays=str(folder / NOISE)), task=task, shard_rows=256))
     split = stage("splits", SplitInputs(samples=domain.samples, split=Split(train=0.8, validation=0.1, test=0.1))).split
     classes = tuple(f"class {number}" for number in range(CLASSES))
     model = Part(name=f"tests.bench.cohorts.models:{pair.teacher}")

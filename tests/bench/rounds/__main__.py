@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -51,10 +52,13 @@ def main() -> None:
     for world, rows in found.items():
         print(f"\n{table(world, rows)}")
     minutes = (time.monotonic() - began) / 60
-    machine = {"cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 1)}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = (used.ru_utime + used.ru_stime) / 60
+    machine = {"cores": os.cpu_count(), "date": time.strftime("%Y-%m-%d"), "minutes": minutes, "processor": busy}
     target = RESULTS / f"rounds{'-quick' if quick else ''}.json"
     target.write_text(json.dumps({"machine": machine, "worlds": found}, indent=2) + "\n")
-    print(f"\n{machine['cores']} cores, {machine['date']}, {minutes:.1f} minutes; also in {target}")
+    took = f"{minutes:.1f} minutes, {busy:.1f} of the processor"
+    print(f"\n{machine['cores']} cores, {machine['date']}, {took}; also in {target}")
 
 
 def sizes(quick: bool) -> tuple[int, int, tuple[int, int] | None]:

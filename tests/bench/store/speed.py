@@ -6,18 +6,16 @@ samples and labels together, in one order. Costs about six minutes, most of it t
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stages.cluster import WORKER_ENV
 from tests.bench.store import rows as rows_
+from tests.bench.worker import Worker
 
 OURS, BARE = "ours", "numpy"
 PEERS = ("streaming", "litdata", "webdataset", "lance", "datasets")
@@ -59,51 +57,13 @@ class Measured:
         return statistics.median(self.turns)
 
 
-class Worker:
+def started(name: str, python: Path, folder: Path, log: IO[bytes]) -> Worker:
     """A library in its own process."""
-
-    def __init__(self, name: str, python: Path, folder: Path, log: IO[bytes]) -> None:
-        core = str(max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
-        own = {"DATA_OPTIMIZER_CACHE_FOLDER": str(folder / "litdata-cache"), "PYTHONPATH": str(Path.cwd())}
-        self.name, self._log = name, log
-        executable = Path(sys.executable) if name == OURS else python
-        self._process = subprocess.Popen(
-            [executable, "-m", "tests.bench.store.worker", name, folder / name, folder / "rows", core],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, **WORKER_ENV, **threads, **quiet, **own},
-        )
-
-    def ask(self, do: str, **more: Any) -> dict[str, Any]:
-        """Its answer to a command. Raises SystemExit with the log's end if it died."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            print(json.dumps({"do": do, **more}), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass
-        line = self._process.stdout.readline()
-        if not line:
-            said = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-5:]
-            raise SystemExit(f"{self.name} failed to {do}:\n" + "\n".join(said))
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def end(self) -> None:
-        """Let it end, and wait for it."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:  # threads of a library that do not end by themselves
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+    core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    own = {**quiet, "DATA_OPTIMIZER_CACHE_FOLDER": str(folder / "litdata-cache")}
+    executable = Path(sys.executable) if name == OURS else python
+    return Worker(executable, "tests.bench.store.worker", [name, folder / name, folder / "rows", core], log, own)
 
 
 def compare(folder: Path, python: Path, rows: int, pixels: bool, quick: bool) -> dict[str, Measured]:
@@ -114,10 +74,10 @@ def compare(folder: Path, python: Path, rows: int, pixels: bool, quick: bool) ->
         found = {}
         for name in names:
             print(f"  writing {rows:,} rows: {name}", file=sys.stderr, flush=True)
-            worker = Worker(name, python, folder, log)
+            worker = started(name, python, folder, log)
             found[name] = Measured([], [], worker.ask("write"), 0.0, 0.0)
             worker.end()
-        workers = [Worker(name, python, folder, log) for name in names]
+        workers = [started(name, python, folder, log) for name in names]
         try:
             for worker in workers:
                 opened = worker.ask("open")
