@@ -11,7 +11,7 @@ from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
-from pipeline.trainings import needs_faults, training_faults
+from pipeline.trainings import needs_faults, question_faults, training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
@@ -40,7 +40,13 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += _order_faults(spec)
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
-        problems += [*needs_faults(spec), *_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
+        problems += [
+            *needs_faults(spec),
+            *question_faults(spec),
+            *_cohort_faults(spec),
+            *_halving_faults(spec),
+            *_rounds_faults(spec),
+        ]
         problems += side_faults(spec)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
@@ -180,7 +186,7 @@ def _task_faults(spec: Spec) -> Iterator[str]:
             known = did_you_mean(metric, metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
     for name, domain in spec.domains.items():
-        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
+        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional, task.labels):
             yield f"domains.{name}: {problem}"
         if task.coded and domain.label_budget is not None and domain.label_budget.without:
             yield (
@@ -259,12 +265,14 @@ def given_faults(spec: Spec, labels: str, schema: LabelSchema, views: int = 1) -
 
 def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collection[str]) -> Iterator[str]:
     """What keeps the students of a label set from learning from it: its encoding, or fields that it does not hold."""
-    from stages.students.methods import get_method
+    from stages.students.methods import method_for
+    from stages.tasks import get_task
 
+    task = get_task(spec.task)
     for name, student in spec.students.items():
         if student.labels == labels:
             try:
-                get_method(student.method).needs.check_labels(encoding, beside)
+                method_for(task, student.method, student.training).needs.check_labels(encoding, beside)
             except UserError as error:
                 yield from (
                     f"{spec.where(name)}.method: '{student.method.name}': {problem}" for problem in error.problems
@@ -343,8 +351,8 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
     except UserError as error:
         yield from error.problems
     task = TASKS.get(spec.task.name)
-    if task.forces:
-        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave out"
+    if task.forces or task.coded:
+        yield f"rounds: policies go by the one class of a sample, which those of '{spec.task.name}' lack: leave out"
     metrics = task.metrics
     for metric in rounds.until:
         if metric not in metrics:
