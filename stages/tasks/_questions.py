@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from schemas.base import Classes, Contract, Name, Part
 from schemas.errors import ModelError, SpecError, did_you_mean
@@ -37,20 +37,24 @@ OF_QUESTION = "accuracy_"
 SHOWN = 5
 
 
-def _several(classes: Classes) -> Classes:
+def _form(value: Any) -> str:
+    return "labels of each class" if isinstance(value, Mapping) else "classes"
+
+
+def _several(classes: Any) -> Any:
     if len(classes) < 2:
         raise ValueError("a question has two classes or more")
     return classes
 
 
-Named = Annotated[Classes, AfterValidator(_several)]
-Groups = Annotated[dict[str, Classes], Field(min_length=2)]
+Named = Annotated[Classes, AfterValidator(_several), Tag("classes")]
+Groups = Annotated[dict[str, Classes], AfterValidator(_several), Tag("labels of each class")]
 
 
 class Questions(Contract):
     """Settings that such a task has beside those of its samples."""
 
-    questions: Annotated[dict[Name, Named | Groups], Field(min_length=1)]
+    questions: Annotated[dict[Name, Annotated[Named | Groups, Discriminator(_form)]], Field(min_length=1)]
     """The questions by name, each with its classes: a list of them, or where several of a source's labels are one class
     a mapping, such as {even: ["0", "2"], odd: ["1", "3"]}. Answers stand in a source's column of a question's name, or
     in the one that a domain's `columns` name; one column may answer several questions."""
@@ -106,9 +110,9 @@ class SeveralQuestions(Classification):
 
     # --- truth -----------------------------------------------------------------------------------------------
 
-    def label(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The answers of a source row by question, as far as there are any."""
-        return {name: row[name] for name in self.labels if not is_empty(row.get(name))}
+    def label(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The answers of a source row by question; none without any."""
+        return {name: row[name] for name in self.labels if not is_empty(row.get(name))} or None
 
     def code_truth(self, value: Any) -> bytes:
         """Answers by question as the number of each one's class. Raises BadRow for one that is no class."""

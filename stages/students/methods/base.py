@@ -104,6 +104,8 @@ class Needs:
             return "compares samples, and labels of this task are of their items: use soft, sequence or hard"
         if task.questions and self.inputs:
             return "has models of its own, and these are not taught several questions: use another method"
+        if task.questions and self.fields & {ENTROPY, MARGIN}:
+            return "reads how hard a label is as a whole, and questions differ in that: leave out `stored`"
         return None
 
     def check_labels(self, encoding: Encoding, fields: Collection[str]) -> None:
