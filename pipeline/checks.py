@@ -246,19 +246,23 @@ def given_faults(spec: Spec, labels: str, schema: LabelSchema, views: int = 1) -
     yield from method_faults(
         spec, labels, schema.encoding, [*(field.name for field in schema.fields), *([VIEWS] if views > 1 else [])]
     )
-    domain = str(spec.domain_of(labels))
-    own = get_task(spec.task).vocabulary()
-    if own is not None and tuple(schema.classes) != own:
-        yield (
-            f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} others: "
-            "set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared tokens: export "
-            "its translations, and give them as the labels of a domain"
-        )
+    domain, task = str(spec.domain_of(labels)), get_task(spec.task)
+    own = task.vocabulary()
+    if own is not None and task.forces and tuple(schema.classes) != own:
+        if task.label_shape.kind == "token":
+            yield (
+                f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} "
+                "others: set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared "
+                "tokens: export its translations, and give them as the labels of a domain"
+            )
+        else:
+            shown = ", ".join(schema.classes[:5])
+            yield f"labels.{labels}: it speaks of other classes, or in another order: set `task.classes` to {shown}, …"
         return
-    classes = spec.domains[domain].classes
+    classes = own or spec.domains[domain].classes
     if classes is not None:
         try:
-            class_columns(schema.classes, classes, "the label set", f"domain '{domain}'")
+            class_columns(schema.classes, classes, "the label set", "the task" if own else f"domain '{domain}'")
         except UserError as error:
             yield f"labels.{labels}: {error}"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-NUMBER = "<i2"
+NUMBER = "<i4"
 """Type of an answer in truth."""
 BETWEEN = "/"
 """Stands between a question's name and a class's in the name of an output."""

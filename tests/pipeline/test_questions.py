@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 import yaml
 
 from pipeline.api import plan, run
-from pipeline.checks import check_spec
+from pipeline.checks import check_spec, given_faults
 from pipeline.specs import load_spec
+from schemas.encodings import Dense
 from schemas.errors import SpecError, UserError
+from stages.labels.encodings import label_schema
 from stages.labels.reader import LabelSet
 from stages.places import Place
 from stages.tasks import get_task
@@ -99,6 +103,31 @@ def changed(folder: Path, **changes: dict[str, Any]) -> None:
 def test_what_a_plan_refuses(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         changed(tmp_path, **changes)
+
+
+def test_a_plan_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipeline.checks import check_spec; from pipeline.specs import load_spec; "
+        "from stages.places import Place; "
+        f"check_spec(load_spec({str(write_world(tmp_path))!r}), Place({str(tmp_path / 'w')!r})); "
+        "print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("order", "said"), [((0, 1, 2, 3, 4), ""), ((1, 0, 2, 3, 4), ""), ((0, 1, 2, 3), "one side only")]
+)
+def test_labels_of_another_store_answer_the_same_questions(tmp_path: Path, order: tuple[int, ...], said: str) -> None:
+    """In whatever order: they are read by their names."""
+    spec = load_spec(write_world(tmp_path)).spec
+    own = get_task(spec.task).vocabulary()
+    assert own is not None
+    schema = label_schema(tuple(own[place] for place in order), Dense())
+    faults = " ".join(given_faults(spec, "said", schema))
+    assert said in faults
+    assert bool(said) == bool(faults)
 
 
 def test_a_task_that_asks_one_thing_weighs_no_questions(tmp_path: Path) -> None:
