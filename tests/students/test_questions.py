@@ -15,7 +15,7 @@ from torch import Tensor
 from schemas.base import Part
 from schemas.encodings import Dense, LowRank, TopK
 from schemas.errors import StoreError
-from schemas.labels import FEATURES
+from schemas.labels import FEATURES, VIEWS
 from schemas.training import Training
 from stages.labels.decoded import SparseLabels
 from stages.students.methods import METHODS, get_method, method_for
@@ -54,9 +54,11 @@ class Asked(Toy):
 
 
 def learnable() -> list[str]:
-    """Methods that a task with questions does not refuse, of labels that hold features."""
+    """Methods that a task with questions does not refuse, of labels that hold features and views."""
     needs = {name: each(name).needs for name in METHODS.names()}
-    return [name for name, asks in needs.items() if asks.fault_with(task()) is None and asks.fields <= {FEATURES}]
+    return [
+        name for name, asks in needs.items() if asks.fault_with(task()) is None and asks.fields <= {FEATURES, VIEWS}
+    ]
 
 
 def test_methods_with_models_of_their_own_are_refused_and_all_others_serve() -> None:
@@ -123,7 +125,10 @@ def test_each_question_is_learned_as_if_it_were_all_that_is_asked(name: str) -> 
             Training(learning_rate=0.05, weight_decay=0.0),
         )
         shared = toy.shared(alone)
-        said = DenseTeacher(toy.said.dense()[:, part], shared.teacher.fields)
+        fields = {
+            name: values[:, :, part] if name == VIEWS else values for name, values in shared.teacher.fields.items()
+        }
+        said = DenseTeacher(toy.said.dense()[:, part], fields)
         source = SourceRows(leaf["student_SC"][:, part], leaf["features_SF"]) if needs.source else None
         rows = replace(shared, student_BC=leaf["student_BC"][:, part], teacher=said, source=source)
         answered = TRUTH[:, place] >= 0

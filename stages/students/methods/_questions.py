@@ -16,6 +16,7 @@ from operator import add
 from typing import TYPE_CHECKING
 
 from schemas.base import Part
+from schemas.labels import VIEWS
 from schemas.training import Training
 from stages.students.methods.base import LOGITS, LabelledRows, Method, Needs, SharedRows, Sizes
 from stages.tasks.base import Question
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from stages.students.learners import Learner
     from stages.students.teacher import TeacherRows
 
+OF_CLASSES = frozenset({VIEWS})
+"""Fields beside labels whose last axis is the classes."""
 Cut = tuple[float, Method, SharedRows | None, LabelledRows | None]
 """A question's share of the loss, its method, and what that sees."""
 
@@ -119,7 +122,10 @@ def _of(teacher: TeacherRows, question: Question) -> TeacherRows:
 
     if not isinstance(teacher, DenseTeacher):
         raise ValueError("labels that keep some classes only do not tell questions apart")
-    return replace(teacher, logits_BC=teacher.logits_BC[:, question.columns])
+    fields = {
+        name: values[..., question.columns] if name in OF_CLASSES else values for name, values in teacher.fields.items()
+    }
+    return replace(teacher, logits_BC=teacher.logits_BC[:, question.columns], fields=fields)
 
 
 def _count(question: Question) -> int:
