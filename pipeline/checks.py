@@ -11,7 +11,7 @@ from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
-from pipeline.trainings import needs_faults, training_faults
+from pipeline.trainings import needs_faults, question_faults, training_faults
 from schemas.artifacts import WeightsRef
 from schemas.encodings import Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
@@ -40,7 +40,13 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += _order_faults(spec)
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
-        problems += [*needs_faults(spec), *_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
+        problems += [
+            *needs_faults(spec),
+            *question_faults(spec),
+            *_cohort_faults(spec),
+            *_halving_faults(spec),
+            *_rounds_faults(spec),
+        ]
         problems += side_faults(spec)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
@@ -180,7 +186,7 @@ def _task_faults(spec: Spec) -> Iterator[str]:
             known = did_you_mean(metric, metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
     for name, domain in spec.domains.items():
-        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
+        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional, task.labels):
             yield f"domains.{name}: {problem}"
         if task.coded and domain.label_budget is not None and domain.label_budget.without:
             yield (
@@ -240,31 +246,37 @@ def given_faults(spec: Spec, labels: str, schema: LabelSchema, views: int = 1) -
     yield from method_faults(
         spec, labels, schema.encoding, [*(field.name for field in schema.fields), *([VIEWS] if views > 1 else [])]
     )
-    domain = str(spec.domain_of(labels))
-    own = get_task(spec.task).vocabulary()
-    if own is not None and tuple(schema.classes) != own:
-        yield (
-            f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} others: "
-            "set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared tokens: export "
-            "its translations, and give them as the labels of a domain"
-        )
+    domain, task = str(spec.domain_of(labels)), get_task(spec.task)
+    own = task.vocabulary()
+    if own is not None and task.forces and tuple(schema.classes) != own:
+        if task.label_shape.kind == "token":
+            yield (
+                f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} "
+                "others: set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared "
+                "tokens: export its translations, and give them as the labels of a domain"
+            )
+        else:
+            shown = ", ".join(schema.classes[:5])
+            yield f"labels.{labels}: it speaks of other classes, or in another order: set `task.classes` to {shown}, …"
         return
-    classes = spec.domains[domain].classes
+    classes = own or spec.domains[domain].classes
     if classes is not None:
         try:
-            class_columns(schema.classes, classes, "the label set", f"domain '{domain}'")
+            class_columns(schema.classes, classes, "the label set", "the task" if own else f"domain '{domain}'")
         except UserError as error:
             yield f"labels.{labels}: {error}"
 
 
 def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collection[str]) -> Iterator[str]:
     """What keeps the students of a label set from learning from it: its encoding, or fields that it does not hold."""
-    from stages.students.methods import get_method
+    from stages.students.methods import method_for
+    from stages.tasks import get_task
 
+    task = get_task(spec.task)
     for name, student in spec.students.items():
         if student.labels == labels:
             try:
-                get_method(student.method).needs.check_labels(encoding, beside)
+                method_for(task, student.method, student.training).needs.check_labels(encoding, beside)
             except UserError as error:
                 yield from (
                     f"{spec.where(name)}.method: '{student.method.name}': {problem}" for problem in error.problems
@@ -343,8 +355,8 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
     except UserError as error:
         yield from error.problems
     task = TASKS.get(spec.task.name)
-    if task.forces:
-        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave out"
+    if task.forces or task.coded:
+        yield f"rounds: policies go by the one class of a sample, which those of '{spec.task.name}' lack: leave out"
     metrics = task.metrics
     for metric in rounds.until:
         if metric not in metrics:

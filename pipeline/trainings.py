@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from schemas.errors import did_you_mean
 from schemas.spec import Spec
 from schemas.training import Training
-from stages.students.methods import get_method
-from stages.tasks import TASKS
+from stages.students.methods import method_for
+from stages.tasks import TASKS, get_task
 from stages.training.optim import optimizer_faults
 
 
 def training_faults(spec: Spec) -> Iterator[str]:
     """One sentence for every setting that makes no sense for the teacher or student that it stands in."""
-    from stages.tasks import TASKS
-
-    known = TASKS.get(spec.task.name).mixes if spec.task.name in TASKS.names() else None
+    task = TASKS.get(spec.task.name) if spec.task.name in TASKS.names() else None
+    known = None if task is None else task.mixes
     for name, teacher in spec.teachers.items():
         if teacher.training.source_share is not None:
             yield (
@@ -32,6 +32,8 @@ def training_faults(spec: Spec) -> Iterator[str]:
         for way in ("mixup", "cutmix"):
             if known is not None and training.mixing is not None and getattr(training.mixing, way) and way not in known:
                 yield f"{where}.mixing: inputs of task '{spec.task.name}' cannot be mixed by {way}: leave it out"
+        if task is not None and task.coded and training.balance is not None and "classes" in training.balance.between:
+            yield f"{where}.balance: samples of '{spec.task.name}' have no one class to balance by: leave `classes` out"
         yield from (f"{where}.optimizer: {problem}" for problem in optimizer_faults(training))
         if training.early_stopping is not None and domains and not any(_can_validate(spec, name) for name in domains):
             yield (
@@ -60,16 +62,25 @@ def _can_validate(spec: Spec, domain: str) -> bool:
     return described.split.validation > 0 if described.split is not None else "validation" in described.from_.places
 
 
+def question_faults(spec: Spec) -> Iterator[str]:
+    """Weights of questions that the task does not ask."""
+    questions = [question.name for question in get_task(spec.task).questions]
+    for where, training, _, _ in _blocks(spec):
+        for name in training.question_weights.keys() - set(questions):
+            known = did_you_mean(name, questions) if questions else ", which asks one thing: leave it out"
+            yield f"{where}.question_weights: '{name}' is no question of task '{spec.task.name}'{known}"
+
+
 def needs_faults(spec: Spec) -> Iterator[str]:
-    """Methods that need what a training, or a domain, does not give."""
+    """Methods that need what a training, a task or a domain does not give."""
+    task = get_task(spec.task)
     for name, student in spec.students.items():
-        needs, where = get_method(student.method).needs, spec.where(name)
+        needs, where = method_for(task, student.method, student.training).needs, spec.where(name)
         domain = str(spec.domain_of(student.labels) if student.labels else student.domain)
-        if needs.of_samples and TASKS.get(spec.task.name).forces:
-            yield (
-                f"{where}.method: '{student.method.name}' compares samples, and labels of '{spec.task.name}' are of "
-                "their items: use soft, sequence or hard"
-            )
+        if (fault := needs.fault_with(task)) is not None:
+            yield f"{where}.method: '{student.method.name}' {fault}"
+        if student.calibrate and task.coded:
+            yield f"{where}.calibrate: samples of '{spec.task.name}' have no one class to fit labels to: leave it out"
         if needs.validation and not _can_validate(spec, domain):
             yield (
                 f"{where}.method: '{student.method.name}' follows what validation says, and '{domain}' has no "

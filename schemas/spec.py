@@ -154,7 +154,8 @@ class Domain(Contract):
     label_budget: LabelBudget | None = None
     """True labels that may be used; left out: all of train and validation. A number n means n + n."""
     columns: dict[str, str] = {}
-    """Column of the source by role (`sample_id`, `label`, and the task's own such as `image`)."""
+    """Column of the source by role (`sample_id`, `label`, and the task's own such as `image`; of a task that asks
+    several questions each question in the place of `label`)."""
     classes: Classes | None = None
     """Class names in order; left out: the sorted values of the label column."""
     prepare: dict[str, Any] = {}

@@ -113,7 +113,7 @@ class LabelledBatch:
     """(L, ...) augmented, on the device; of several ranks, each has its share, and all have the rest. Forced on the
     truth by tasks that force."""
     truth_L: torch.Tensor
-    """Class numbers of their items, int64."""
+    """Class numbers of their items, int64, as `Task.targets` has them."""
     weights_L: torch.Tensor
     """What each item counts where classes are to count alike, with a mean of 1 over the budget; float32."""
     teachers: Mapping[str, TeacherRows]
@@ -128,7 +128,7 @@ class SourceBatch:
     """(S, ...) augmented, on the device; of several ranks, each has its share, and all have the rest. Forced on the
     truth by tasks that force."""
     truth_S: torch.Tensor | None
-    """Class numbers of their items, int64; none where no truth may be seen."""
+    """Class numbers of their items, int64, as `Task.targets` has them; none where no truth may be seen."""
     weights_S: torch.Tensor | None
     """As those of labelled rows."""
 

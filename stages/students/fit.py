@@ -32,7 +32,7 @@ from stages.artifacts import Attempt
 from stages.labels.encodings import extras_of
 from stages.students.calibration import fit_temperature
 from stages.students.feed import Feed, LabelledBatch, SharedBatch, SourceBatch
-from stages.students.methods import get_method
+from stages.students.methods import method_for
 from stages.students.methods.base import Needs
 from stages.students.order import CHECKPOINTS, Order
 from stages.students.steps import MEND, Steps
@@ -77,7 +77,7 @@ class Fit:
         """What its labels are worth on its validation rows, for methods that follow the gap."""
         self._empty()
         with self.guard():
-            self.method = get_method(self.student.method)
+            self.method = method_for(task, self.student.method, self.student.training)
             self.needs = self.method.needs
             if self.needs.labels:
                 if self.student.labels is None:
@@ -89,11 +89,8 @@ class Fit:
             elif self.needs.source:
                 name = self.student.method.name
                 raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
-            if task.forces and self.needs.of_samples:
-                name = self.student.method.name
-                raise SpecError(
-                    f"the method '{name}' compares samples, and labels here are of items: use soft, sequence or hard"
-                )
+            if (fault := self.needs.fault_with(task)) is not None:
+                raise SpecError(f"the method '{self.student.method.name}' {fault}")
 
     def _empty(self) -> None:
         self.done = 0

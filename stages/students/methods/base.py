@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stages.students.learners import Learner
     from stages.students.teacher import TeacherRows
+    from stages.tasks.base import Task
 
 MENDS = {
     FEATURES: "label with `features: float16`",
@@ -96,6 +97,16 @@ class Needs:
             self.validation or other.validation,
             self.pairs or other.pairs,
         )
+
+    def fault_with(self, task: Task) -> str | None:
+        """Why a method cannot learn what a task asks; none where it can."""
+        if task.forces and self.of_samples:
+            return "compares samples, and labels of this task are of their items: use soft, sequence or hard"
+        if task.questions and self.inputs:
+            return "has models of its own, and these are not taught several questions: use another method"
+        if task.questions and self.fields & {ENTROPY, MARGIN}:
+            return "reads how hard a label is as a whole, and questions differ in that: leave out `stored`"
+        return None
 
     def check_labels(self, encoding: Encoding, fields: Collection[str]) -> None:
         """Raise StoreError unless labels in this encoding, with these fields beside it, are enough. Loads no torch."""
