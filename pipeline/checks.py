@@ -193,6 +193,12 @@ def _task_faults(spec: Spec) -> Iterator[str]:
                 f"domains.{name}.label_budget.without: samples of '{spec.task.name}' have no one class that they could "
                 "be left out by: leave it out"
             )
+    for name, teacher in spec.teachers.items():
+        if teacher.class_map and task.forces:
+            yield (
+                f"teachers.{name}.class_map: what models of '{spec.task.name}' say is of the task's own classes: leave "
+                "it out, and bring a model of these"
+            )
     for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:
             try:

@@ -183,6 +183,7 @@ def test_the_two_ways_of_distilling_learn_from_one_set(done: Any) -> None:
             {"domains__here__label_budget": {"train": 4, "validation": 4, "without": ["the"]}},
             "domains.here.label_budget.without: samples of 'translation' have no one class",
         ),
+        ({"teachers__english__class_map": {"a": "b"}}, "english.class_map: what models of 'translation' say is of the"),
         ({"students__words__method": "features"}, "'features': it reads `features` of the labels"),
     ],
 )
