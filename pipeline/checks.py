@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from pipeline.ensembles import ensemble_faults
 from pipeline.graph.project import ALONE, Project
 from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
@@ -13,7 +14,7 @@ from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
 from pipeline.trainings import needs_faults, question_faults, training_faults
 from schemas.artifacts import WeightsRef
-from schemas.encodings import Encoding
+from schemas.encodings import Dense, Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
 from schemas.labels import FEATURES, SAID, VIEWS, LabelSchema
 from schemas.spec import Spec, Student
@@ -43,6 +44,7 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += [
             *needs_faults(spec),
             *question_faults(spec),
+            *ensemble_faults(spec),
             *_cohort_faults(spec),
             *_halving_faults(spec),
             *_rounds_faults(spec),
@@ -229,7 +231,8 @@ def _label_faults(spec: Spec) -> Iterator[str]:
                 *([SAID] if task.forces and SAID in task.recalls else []),
                 *([VIEWS] if labels.views.count > 1 else []),
             ]
-            yield from method_faults(spec, name, labels.encoding, beside)
+            read = Dense() if labels.weighed_by_students else labels.encoding  # a mean has every class
+            yield from method_faults(spec, name, read, beside)
     for name, labels in spec.labels.items():
         for parent in labels.fuse:
             try:

@@ -41,7 +41,7 @@ def training_faults(spec: Spec) -> Iterator[str]:
                 "cannot learn from a smaller: leave it out"
             )
         yield from (f"{where}.optimizer: {problem}" for problem in optimizer_faults(training))
-        if training.early_stopping is not None and domains and not any(_can_validate(spec, name) for name in domains):
+        if training.early_stopping is not None and domains and not any(can_validate(spec, name) for name in domains):
             yield (
                 f"{where}.early_stopping: it is decided on true validation labels, and {' and '.join(domains)} "
                 "has none to use: raise `label_budget.validation`, or leave it out"
@@ -58,7 +58,7 @@ def _blocks(spec: Spec) -> Iterator[tuple[str, Training, tuple[str, ...], bool]]
         yield f"{spec.where(name)}.training", student.training, domains, student.weights is not None
 
 
-def _can_validate(spec: Spec, domain: str) -> bool:
+def can_validate(spec: Spec, domain: str) -> bool:
     """Whether a domain has validation labels that may be used; one that the spec does not know is another fault."""
     described = spec.domains.get(domain)
     if described is None:
@@ -87,7 +87,7 @@ def needs_faults(spec: Spec) -> Iterator[str]:
             yield f"{where}.method: '{student.method.name}' {fault}"
         if student.calibrate and task.coded:
             yield f"{where}.calibrate: samples of '{spec.task.name}' have no one class to fit labels to: leave it out"
-        if needs.validation and not _can_validate(spec, domain):
+        if needs.validation and not can_validate(spec, domain):
             yield (
                 f"{where}.method: '{student.method.name}' follows what validation says, and '{domain}' has no "
                 "validation labels: give it some (`label_budget`, `split`), or use another method"
