@@ -183,10 +183,13 @@ def _task_faults(spec: Spec) -> Iterator[str]:
     from stages.tasks import get_task
 
     task = get_task(spec.task)
-    for metric in spec.evaluation.metrics:
-        if metric not in (metrics := (*task.metrics, *task.of_classes)):
+    for place, metric in enumerate(spec.evaluation.metrics):
+        forced = [task.forced_metric] if task.forced_metric else []
+        if metric not in (metrics := (*task.metrics, *task.of_classes, *forced)):
             known = did_you_mean(metric, metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
+        if metric in forced and place == 0:
+            yield f"evaluation.metrics: '{metric}' is told beside others and cannot lead: put another first"
     for name, domain in spec.domains.items():
         for problem in check_source(domain.from_, domain.columns, task.roles, task.optional, task.labels):
             yield f"domains.{name}: {problem}"
