@@ -183,10 +183,13 @@ def _task_faults(spec: Spec) -> Iterator[str]:
     from stages.tasks import get_task
 
     task = get_task(spec.task)
-    for metric in spec.evaluation.metrics:
-        if metric not in (metrics := (*task.metrics, *task.of_classes)):
+    for place, metric in enumerate(spec.evaluation.metrics):
+        forced = [task.forced_metric] if task.forced_metric else []
+        if metric not in (metrics := (*task.metrics, *task.of_classes, *forced)):
             known = did_you_mean(metric, metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
+        if metric in forced and place == 0:
+            yield f"evaluation.metrics: '{metric}' is told beside others and cannot lead: put another first"
     for name, domain in spec.domains.items():
         for problem in check_source(domain.from_, domain.columns, task.roles, task.optional, task.labels):
             yield f"domains.{name}: {problem}"
@@ -194,6 +197,12 @@ def _task_faults(spec: Spec) -> Iterator[str]:
             yield (
                 f"domains.{name}.label_budget.without: samples of '{spec.task.name}' have no one class that they could "
                 "be left out by: leave it out"
+            )
+    for name, teacher in spec.teachers.items():
+        if teacher.class_map and task.forces:
+            yield (
+                f"teachers.{name}.class_map: what models of '{spec.task.name}' say is of the task's own classes: leave "
+                "it out, and bring a model of these"
             )
     for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:

@@ -9,6 +9,7 @@ from schemas.spec import Spec
 from schemas.training import Training
 from stages.students.methods import method_for
 from stages.tasks import TASKS, get_task
+from stages.tasks.base import Task
 from stages.training.optim import optimizer_faults
 
 
@@ -34,6 +35,11 @@ def training_faults(spec: Spec) -> Iterator[str]:
                 yield f"{where}.mixing: inputs of task '{spec.task.name}' cannot be mixed by {way}: leave it out"
         if task is not None and task.coded and training.balance is not None and "classes" in training.balance.between:
             yield f"{where}.balance: samples of '{spec.task.name}' have no one class to balance by: leave `classes` out"
+        if task is not None and training.scaling is not None and task.priced is not Task.priced:
+            yield (
+                f"{where}.scaling: models of '{spec.task.name}' say more than classes (places), which a larger one "
+                "cannot learn from a smaller: leave it out"
+            )
         yield from (f"{where}.optimizer: {problem}" for problem in optimizer_faults(training))
         if training.early_stopping is not None and domains and not any(can_validate(spec, name) for name in domains):
             yield (

@@ -258,7 +258,8 @@ class Steps:
         """Mean cross-entropy of rows with their truth, whatever the method."""
         losses = self._task.losses(wide(logits), truth, self._student.training)
         losses = losses if counts is None else losses * counts
-        return losses.sum() / self._task.counted(truth, self._student.training).sum().to(losses.dtype)
+        counted = float(self._task.counted(truth, self._student.training).sum())
+        return losses.sum() / (counted or 1.0)  # where no item counts the sum is 0
 
     def _counts(self, weights: torch.Tensor | None) -> torch.Tensor | None:
         """What rows with their truth count, where that is how classes are balanced."""

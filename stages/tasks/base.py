@@ -131,6 +131,9 @@ class Task(ABC):
     """Fields of a label set that `recalled` reads, of a task that forces."""
     metrics: ClassVar[tuple[str, ...]]
     """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
+    forced_metric: ClassVar[str | None] = None
+    """Share of the items that a model gets right when it is forced on the truth, by this name, for tasks that force;
+    never leading, and measured by evaluations alone."""
     errors: ClassVar[frozenset[str]] = frozenset()
     """Metrics of which less is better."""
     unbounded: ClassVar[frozenset[str]] = frozenset()

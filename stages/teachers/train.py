@@ -189,7 +189,7 @@ class TeacherTraining:
         """Items of a global batch that count."""
         counting = batch.positions[batch.weights > 0]
         asked = self.task.targets(self.task.asked(self.rows.truth(counting)))
-        return float(self.task.counted(asked, self.settings).sum())
+        return float(self.task.counted(asked, self.settings).sum()) or 1.0  # no item counts: the loss is 0
 
     def _gradient(
         self,

@@ -270,8 +270,14 @@ class Method(ABC):
         return (loss_L * rows.weights_L).mean()
 
     def loss(self, shared: SharedRows | None, labelled: LabelledRows | None, label_smoothing: float) -> Tensor:
-        """The whole loss of one step: a scalar. At least one side must be there."""
-        truth = None if labelled is None else self.truth_term(labelled, label_smoothing)
+        """The whole loss of one step: a scalar. At least one side must be there.
+
+        Labelled rows without a single item that counts (of masks, say) teach nothing: 0.
+        """
+        truth = None
+        if labelled is not None:
+            counted = len(labelled.truth_L) > 0
+            truth = self.truth_term(labelled, label_smoothing) if counted else labelled.student_LC.sum()
         if shared is None:
             if truth is None:
                 raise ValueError("a step without shared and without labelled rows has no loss")
