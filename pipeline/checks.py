@@ -6,14 +6,15 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from pipeline.ensembles import ensemble_faults
 from pipeline.graph.project import ALONE, Project
 from pipeline.graph.teachers import classes_of
 from pipeline.parts import normal_parts
 from pipeline.sides import side_faults
 from pipeline.specs import LoadedSpec
-from pipeline.trainings import needs_faults, training_faults
+from pipeline.trainings import needs_faults, question_faults, training_faults
 from schemas.artifacts import WeightsRef
-from schemas.encodings import Encoding
+from schemas.encodings import Dense, Encoding
 from schemas.errors import PACKAGES_OURS, ModelError, SpecError, UserError, did_you_mean
 from schemas.labels import FEATURES, SAID, VIEWS, LabelSchema
 from schemas.spec import Spec, Student
@@ -40,7 +41,14 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
         problems += _order_faults(spec)
     if not problems:
         problems += [*_label_faults(spec), *_source_faults(spec), *_class_faults(spec)]
-        problems += [*needs_faults(spec), *_cohort_faults(spec), *_halving_faults(spec), *_rounds_faults(spec)]
+        problems += [
+            *needs_faults(spec),
+            *question_faults(spec),
+            *ensemble_faults(spec),
+            *_cohort_faults(spec),
+            *_halving_faults(spec),
+            *_rounds_faults(spec),
+        ]
         problems += side_faults(spec)
     if problems:
         raise SpecError(*dict.fromkeys(problems))
@@ -175,17 +183,26 @@ def _task_faults(spec: Spec) -> Iterator[str]:
     from stages.tasks import get_task
 
     task = get_task(spec.task)
-    for metric in spec.evaluation.metrics:
-        if metric not in (metrics := (*task.metrics, *task.of_classes)):
+    for place, metric in enumerate(spec.evaluation.metrics):
+        forced = [task.forced_metric] if task.forced_metric else []
+        if metric not in (metrics := (*task.metrics, *task.of_classes, *forced)):
             known = did_you_mean(metric, metrics)
             yield f"evaluation.metrics: task '{spec.task.name}' has no metric '{metric}'{known}"
+        if metric in forced and place == 0:
+            yield f"evaluation.metrics: '{metric}' is told beside others and cannot lead: put another first"
     for name, domain in spec.domains.items():
-        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional):
+        for problem in check_source(domain.from_, domain.columns, task.roles, task.optional, task.labels):
             yield f"domains.{name}: {problem}"
         if task.coded and domain.label_budget is not None and domain.label_budget.without:
             yield (
                 f"domains.{name}.label_budget.without: samples of '{spec.task.name}' have no one class that they could "
                 "be left out by: leave it out"
+            )
+    for name, teacher in spec.teachers.items():
+        if teacher.class_map and task.forces:
+            yield (
+                f"teachers.{name}.class_map: what models of '{spec.task.name}' say is of the task's own classes: leave "
+                "it out, and bring a model of these"
             )
     for where, part in dict.fromkeys(_models(spec)):
         if ":" in part:
@@ -217,7 +234,8 @@ def _label_faults(spec: Spec) -> Iterator[str]:
                 *([SAID] if task.forces and SAID in task.recalls else []),
                 *([VIEWS] if labels.views.count > 1 else []),
             ]
-            yield from method_faults(spec, name, labels.encoding, beside)
+            read = Dense() if labels.weighed_by_students else labels.encoding  # a mean has every class
+            yield from method_faults(spec, name, read, beside)
     for name, labels in spec.labels.items():
         for parent in labels.fuse:
             try:
@@ -240,31 +258,37 @@ def given_faults(spec: Spec, labels: str, schema: LabelSchema, views: int = 1) -
     yield from method_faults(
         spec, labels, schema.encoding, [*(field.name for field in schema.fields), *([VIEWS] if views > 1 else [])]
     )
-    domain = str(spec.domain_of(labels))
-    own = get_task(spec.task).vocabulary()
-    if own is not None and tuple(schema.classes) != own:
-        yield (
-            f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} others: "
-            "set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared tokens: export "
-            "its translations, and give them as the labels of a domain"
-        )
+    domain, task = str(spec.domain_of(labels)), get_task(spec.task)
+    own = task.vocabulary()
+    if own is not None and task.forces and tuple(schema.classes) != own:
+        if task.label_shape.kind == "token":
+            yield (
+                f"labels.{labels}: the set speaks of {len(schema.classes):,} tokens, `task.says` of {len(own):,} "
+                "others: set `says` to the set's tokenizer, or distil what its teacher said, which needs no shared "
+                "tokens: export its translations, and give them as the labels of a domain"
+            )
+        else:
+            shown = ", ".join(schema.classes[:5])
+            yield f"labels.{labels}: it speaks of other classes, or in another order: set `task.classes` to {shown}, …"
         return
-    classes = spec.domains[domain].classes
+    classes = own or spec.domains[domain].classes
     if classes is not None:
         try:
-            class_columns(schema.classes, classes, "the label set", f"domain '{domain}'")
+            class_columns(schema.classes, classes, "the label set", "the task" if own else f"domain '{domain}'")
         except UserError as error:
             yield f"labels.{labels}: {error}"
 
 
 def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collection[str]) -> Iterator[str]:
     """What keeps the students of a label set from learning from it: its encoding, or fields that it does not hold."""
-    from stages.students.methods import get_method
+    from stages.students.methods import method_for
+    from stages.tasks import get_task
 
+    task = get_task(spec.task)
     for name, student in spec.students.items():
         if student.labels == labels:
             try:
-                get_method(student.method).needs.check_labels(encoding, beside)
+                method_for(task, student.method, student.training).needs.check_labels(encoding, beside)
             except UserError as error:
                 yield from (
                     f"{spec.where(name)}.method: '{student.method.name}': {problem}" for problem in error.problems
@@ -343,8 +367,8 @@ def _rounds_faults(spec: Spec) -> Iterator[str]:
     except UserError as error:
         yield from error.problems
     task = TASKS.get(spec.task.name)
-    if task.forces:
-        yield f"rounds: policies compare logits of samples, which models of '{spec.task.name}' do not give: leave out"
+    if task.forces or task.coded:
+        yield f"rounds: policies go by the one class of a sample, which those of '{spec.task.name}' lack: leave out"
     metrics = task.metrics
     for metric in rounds.until:
         if metric not in metrics:

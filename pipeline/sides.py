@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from pipeline.graph.project import Project
 from pipeline.parts import normal_parts
 from schemas.errors import UserError
 from schemas.spec import Domain, Spec
 from stages.tasks import get_task
+from stages.tasks.base import Task
 from stages.training.models import preprocessing_of
 
 
@@ -32,7 +33,7 @@ def side_faults(spec: Spec) -> Iterator[str]:
             yield f"{where}.{error}"
             continue
         for domain in sorted(domains & spec.domains.keys()):
-            columns = _columns(spec.domains[domain], task.roles)
+            columns = _columns(spec.domains[domain], task) if reads else None
             for side in reads or ():
                 if columns is not None and side not in columns:
                     mend = f"name it with `domains.{domain}.columns: {{{side}: …}}`, or let it read another"
@@ -46,7 +47,7 @@ def _source_of(project: Project, where: str) -> str | None:
     return None if student is None else project.source(student)
 
 
-def _columns(domain: Domain, roles: Collection[str]) -> set[str] | None:
+def _columns(domain: Domain, task: Task) -> set[str] | None:
     """The task's roles that a domain has; None where that is not known before it is fetched."""
     from stages.domains.examples import EXAMPLES
     from stages.domains.sources import open_source
@@ -54,5 +55,6 @@ def _columns(domain: Domain, roles: Collection[str]) -> set[str] | None:
     if domain.from_.example is not None:
         found = EXAMPLES.get(domain.from_.example).columns
     else:
-        found = open_source(domain.from_, domain.columns, (), optional=frozenset(roles)).column_names
-    return {role for role in roles if domain.columns.get(role, role) in found} if found else None
+        roles, labels = task.roles, task.labels
+        found = open_source(domain.from_, domain.columns, roles, optional=frozenset(roles), labels=labels).column_names
+    return {role for role in task.roles if domain.columns.get(role, role) in found} if found else None

@@ -34,15 +34,22 @@ Divergence = Annotated[dict[Literal["1", "2", "4"], NonNegativeFloat], BeforeVal
 """Largest mean divergence by temperature, in nats."""
 
 
-def _weights(value: Any) -> Any:
-    numbers = isinstance(value, list | tuple) and all(type(item) in (int, float) and item > 0 for item in value)
-    if value != "confidence" and not numbers:
-        raise ValueError("weights are numbers above 0, one a set, or `confidence`")
-    return value
+def _weights_or(*words: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        numbers = isinstance(value, list | tuple) and all(type(item) in (int, float) and item > 0 for item in value)
+        if value not in words and not numbers:
+            raise ValueError(f"weights are numbers above 0, one a set, {' '.join(f'or `{word}`' for word in words)}")
+        return value
+
+    return BeforeValidator(check)
 
 
-Weights = Annotated[tuple[PositiveFloat, ...] | Literal["confidence"], BeforeValidator(_weights)]
+Weights = Annotated[tuple[PositiveFloat, ...] | Literal["confidence"], _weights_or("confidence")]
 """Weights of label sets that become one."""
+AskedWeights = Annotated[
+    tuple[PositiveFloat, ...] | Literal["confidence", "selection"], _weights_or("confidence", "selection")
+]
+"""The same as a spec asks for them: with `selection` each student finds its own, which no set can hold."""
 Space = Literal["probability", "logit"]
 Ids = Literal["intersection", "union"]
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from schemas.base import Classes, Contract, Digest, Document, Fraction, Name, Part
 from schemas.encodings import Dense, Encoding
 from schemas.errors import SpecError, did_you_mean
-from schemas.labels import Ids, Requirements, Space, Views, Weights
+from schemas.labels import AskedWeights, Ids, Requirements, Space, Views
 from schemas.rounds import Rounds
 from schemas.training import Training
 
@@ -154,7 +154,8 @@ class Domain(Contract):
     label_budget: LabelBudget | None = None
     """True labels that may be used; left out: all of train and validation. A number n means n + n."""
     columns: dict[str, str] = {}
-    """Column of the source by role (`sample_id`, `label`, and the task's own such as `image`)."""
+    """Column of the source by role (`sample_id`, `label`, and the task's own such as `image`; of a task that asks
+    several questions each question in the place of `label`)."""
     classes: Classes | None = None
     """Class names in order; left out: the sorted values of the label column."""
     prepare: dict[str, Any] = {}
@@ -235,8 +236,10 @@ class Labels(Contract):
     """The domain that is labelled, all of its rows; left out only with `fuse`, where the sets name it."""
     fuse: tuple[Name, ...] = ()
     """Label sets that become one, where several teachers speak together."""
-    weights: Weights | None = None
-    """With `fuse`: a number for each set, or `confidence` (each label's own largest probability); left out: alike."""
+    weights: AskedWeights | None = None
+    """With `fuse`: a number for each set, `confidence` (each label's own largest probability), or `selection`: each
+    student weighs the sets by what they are worth on its own validation budget, and what is stored is their even mean;
+    left out: alike."""
     space: Space = "probability"
     """With `fuse`: average probabilities, or their logarithms."""
     ids: Ids = "intersection"
@@ -300,9 +303,19 @@ class Labels(Contract):
         sets = len(self.fuse)
         if len(set(self.fuse)) < max(sets, 2):
             raise ValueError("`fuse` names two label sets or more, each once")
-        if self.weights not in (None, "confidence") and len(self.weights) != sets:
+        if isinstance(self.weights, tuple) and len(self.weights) != sets:
             raise ValueError(f"{sets} label sets have {sets} weights, not {len(self.weights)}")
+        if self.weighed_by_students and (extra := sorted(self._chosen & {"difficulty", "ids"})):
+            raise ValueError(
+                f"with `weights: selection` a student reads every set for each row, and mixes them then: leave out "
+                f"{', '.join(extra)}"
+            )
         return self
+
+    @property
+    def weighed_by_students(self) -> bool:
+        """Whether each student reads the sets that are fused, and weighs them itself."""
+        return self.weights == "selection"
 
 
 def _seeds(value: Any) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from schemas.artifacts import BudgetRef, HeldOut, LabelSetRef, ModelRef, SamplesRef, SplitRef, WeightsRef
 from schemas.base import Contract, Document, Name, Part
-from schemas.labels import Views
+from schemas.labels import Space, Views
 from schemas.spec import Halving
 from schemas.teachers import DomainSize, EpochQuality
 from schemas.training import Training
@@ -69,6 +69,15 @@ class Stopped(Contract):
         return f"stopped at rung {self.rung} of {self.rungs}"
 
 
+class Ensemble(Contract):
+    """Label sets that a student reads as one, each weighed by what it is worth on the student's validation budget."""
+
+    sets: Annotated[tuple[LabelSetRef, ...], Field(min_length=2)]
+    """The sets; each speaks of every row."""
+    space: Space = "probability"
+    """What is averaged: probabilities at temperature 1, or their logarithms."""
+
+
 class StudentInputs(Contract):
     """One student: one model, one method, one seed."""
 
@@ -88,8 +97,8 @@ class StudentInputs(Contract):
     """Optimiser steps."""
     seed: NonNegativeInt = 0
     """Seed of initialisation (and, through `budget`, of the draw)."""
-    labels: LabelSetRef | None = None
-    """The label set that it learns from."""
+    labels: LabelSetRef | Ensemble | None = None
+    """The label set that it learns from, or several that it weighs."""
     budget: BudgetRef | None = None
     """Rows whose truth may be seen; none: no truth at all."""
     source: SourceInputs | None = None
@@ -100,6 +109,13 @@ class StudentInputs(Contract):
     """Weights to start from; none: initialised by the seed."""
     stopped: Stopped | None = None
     """Set where halving ended its point: there is nothing to train."""
+
+    @property
+    def label_sets(self) -> tuple[LabelSetRef, ...]:
+        """All label sets that it learns from."""
+        if isinstance(self.labels, Ensemble):
+            return self.labels.sets
+        return () if self.labels is None else (self.labels,)
 
 
 class CohortInputs(Document):
@@ -144,6 +160,8 @@ class StudentOutputs(Document):
     """Why it ended before its last step, with `early_stopping`; none: it took them all."""
     calibration: PositiveFloat | None = None
     """Temperature that its labels were read through; none: as they are stored."""
+    weights: tuple[NonNegativeFloat, ...] = ()
+    """What each of its label sets counted, where it weighed several; they add up to 1."""
     averaged: tuple[Name, ...] = ()
     """Students whose weights it is the mean of, in the order in which they were taken; of a soup."""
 

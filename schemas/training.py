@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -171,6 +171,8 @@ class Training(Contract):
     source_share: Share | None = None
     """Share of a student's loss that is the cross-entropy of rows of its teacher's source domain, as many a step as
     shared ones, with the truth that may be seen there; all arms on the target are trained so. Left out: none is."""
+    question_weights: dict[str, PositiveFloat] = {}
+    """What each question counts in a loss, beside the others, of a task that asks several; one left out counts 1."""
     keep: Literal["best", "last"] | None = None
     """Weights kept: best on the validation budget, or last. Left out: best for teachers and with `early_stopping`,
     else last."""
@@ -198,6 +200,11 @@ class Training(Contract):
             if (rows := getattr(self, name)) is not None and rows < self.accumulate:
                 raise ValueError(f"`accumulate` cannot cut the `{name}` of {rows} rows into {self.accumulate} parts")
         return self
+
+    def shares(self, questions: Sequence[str]) -> tuple[float, ...]:
+        """What each of some questions counts in a loss, adding up to 1."""
+        weights = [self.question_weights.get(name, 1.0) for name in questions]
+        return tuple(weight / sum(weights) for weight in weights)
 
     @property
     def first_model(self) -> Part | None:

@@ -62,6 +62,9 @@ def build_graph(
 def _notes(project: Project) -> list[str]:
     """How the spec was understood, where that is not plain."""
     notes: list[str] = []
+    for name in dict.fromkeys(one.labels for one in project.spec.students.values() if project.weighed(one)):
+        sets = " and ".join(project.spec.labels[str(name)].fuse)
+        notes.append(f"{name}: tables show the even mean of {sets}; each student weighs them on its own budget")
     for name, student in project.spec.students.items():
         wanted = [arm for arm in project.baselines(name) if arm.startswith("source")]
         if student.labels is None or student.soup is not None or not wanted:

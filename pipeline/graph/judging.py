@@ -202,11 +202,12 @@ def add_report(
     spec = project.spec
     evaluations = [step.name for step in graph.steps.values() if step.stage == "evaluation"]
     costs = ["costs"] if "costs" in graph.steps else []
+    made_of = {name for name, student in spec.students.items() if student.soup or project.weighed(student)}
     told = [
         f"{kind}.{name}"
         for kind, parts in (("teachers", spec.teachers), ("students", spec.students))
         for name, part in parts.items()
-        if part.training.balance or part.training.source_share or part.training.early_stopping or name in spec.soups
+        if part.training.balance or part.training.source_share or part.training.early_stopping or name in made_of
     ]
 
     def inputs(done: Outputs) -> ReportInputs:

@@ -1,4 +1,6 @@
-"""What a report says of trainings that were balanced, mixed with source rows, or ended early, and of soups."""
+"""What a report says of trainings that were balanced, mixed with source rows, or ended early, of soups, and of label
+sets that students weighed.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,10 @@ def training_notes(spec: Spec, step: str, done: TeacherOutputs | CohortOutputs) 
     for one in done.students:
         if one.ended_early:
             yield f"{step} ({one.arm}, seed {one.seed}) {one.ended_early}"
+        if one.weights and student.labels is not None:
+            parts = zip(one.weights, spec.labels[student.labels].fuse, strict=True)
+            said = " + ".join(f"{weight:.2f} {name}" for weight, name in parts)
+            yield f"{step} of seed {one.seed} learned from {said}"
 
 
 def _told(size: DomainSize) -> str:

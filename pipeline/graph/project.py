@@ -199,6 +199,11 @@ class Project:
 
     # --- students --------------------------------------------------------------------------------------------
 
+    def weighed(self, student: Student) -> tuple[str, ...]:
+        """The label sets that a student reads and weighs itself; none where it reads one."""
+        labels = self.spec.labels[student.labels] if student.labels is not None else None
+        return labels.fuse if labels is not None and labels.weighed_by_students else ()
+
     def target(self, student: Student) -> str:
         """The domain that a student is for."""
         return self.domain(student.labels) if student.labels is not None else str(student.domain)

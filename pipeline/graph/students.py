@@ -11,9 +11,19 @@ from typing import Any
 from pipeline.graph.project import Project
 from pipeline.graph.steps import Graph, Outputs
 from pipeline.graph.teachers import held_out
+from schemas.artifacts import LabelSetRef
 from schemas.base import Part
 from schemas.errors import SpecError
-from schemas.students import Arm, CohortInputs, HalvingInputs, PointOutcome, SourceInputs, Stream, StudentInputs
+from schemas.students import (
+    Arm,
+    CohortInputs,
+    Ensemble,
+    HalvingInputs,
+    PointOutcome,
+    SourceInputs,
+    Stream,
+    StudentInputs,
+)
 from stages.training.schedules import total_steps
 
 ON_TARGET: tuple[Arm, ...] = ("distilled", "no-teacher", "source-finetuned")
@@ -82,7 +92,7 @@ def _needs(project: Project, name: str, arms: tuple[Arm, ...]) -> list[str]:
     seeds = student.seeds if project.has_budget(domain) else (0,)
     needs = [*project.data(domain, *seeds), *project.data(project.target(student))]
     if "distilled" in arms and student.labels:
-        needs.append(f"labels.{student.labels}")
+        needs += [f"labels.{one}" for one in project.weighed(student) or (student.labels,)]
     if student.start:
         needs.append(f"teachers.{student.start}")
     for mixed in dict.fromkeys(filter(None, (project.mixed(name, arm) for arm in arms))):
@@ -149,12 +159,24 @@ def _student(
         training=training,
         steps=total_steps(training, done[f"splits.{project.target(student)}"].train),
         seed=seed,
-        labels=done[f"labels.{student.labels}"].labels if distilled and student.labels else None,
+        labels=_labels(project, done, name) if distilled else None,
         budget=done[project.budget(domain, seed)].budget,
         source=source,
         calibrate=distilled and student.calibrate,
         start=start,
     )
+
+
+def _labels(project: Project, done: Outputs, name: str) -> LabelSetRef | Ensemble | None:
+    """What a student learns from: a label set, or those that it weighs itself."""
+    student = project.spec.students[name]
+    if student.labels is None:
+        return None
+    if weighed := project.weighed(student):
+        sets = tuple(done[f"labels.{one}"].labels for one in weighed)
+        return Ensemble(sets=sets, space=project.spec.labels[student.labels].space)
+    ref: LabelSetRef = done[f"labels.{student.labels}"].labels
+    return ref
 
 
 def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
@@ -165,9 +187,10 @@ def classes_for(project: Project, done: Outputs, name: str) -> tuple[str, ...]:
     student = project.spec.students[name]
     classes: tuple[str, ...] | None = done[f"domains.{project.target(student)}"].classes
     if classes is None and student.labels is not None:
-        teacher, source = project.spec.labels[student.labels].teacher, project.source(student)
+        said = (project.weighed(student) or (student.labels,))[0]
+        teacher, source = project.spec.labels[said].teacher, project.source(student)
         if teacher is None:  # given or fused: the set itself says
-            return tuple(done[f"labels.{student.labels}"].classes)
+            return tuple(done[f"labels.{said}"].classes)
         root = project.spec.teachers[project.root(teacher)]
         classes = root.classes or (done[f"domains.{source}"].classes if source else None)
     if classes is None:

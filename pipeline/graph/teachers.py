@@ -176,7 +176,8 @@ def _add_fused(graph: Graph, project: Project, name: str) -> None:
         for parent, ref in sets.items():
             if twin := next((other for other in sets if other != parent and sets[other].digest == ref.digest), None):
                 raise SpecError(f"labels.{name}: '{parent}' and '{twin}' are one label set: fuse sets that differ")
-        weights = labels.weights or (1.0,) * len(parents)
+        asked = labels.weights
+        weights = (1.0,) * len(parents) if asked is None or asked == "selection" else asked
         return LabelsInputs(
             task=project.task,
             fuse=Fusion(sets=tuple(sets.values()), weights=weights, space=labels.space, ids=labels.ids),

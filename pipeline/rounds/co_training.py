@@ -2,13 +2,11 @@
 
 Each student becomes a teacher of its peers, never of itself (Blum and Mitchell 1998; Qiao et al., "Deep Co-Training",
 ECCV 2018, arXiv:1803.05984). What the others say is fused with the weights of a majority vote whose members err
-independently, log((1 - e) / e) + log(C - 1) with e the share of errors in selection (SAMME, Zhu et al. 2009): a member
-that is no better than chance has none.
+independently (`stages.votes`), by the share of errors in selection: a member that is no better than chance has none.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from pipeline.rounds.base import Base, Most, Past, Policy, Round, Stop, at
@@ -17,6 +15,7 @@ from schemas.base import Contract, Fraction
 from schemas.errors import SpecError
 from schemas.rounds import Measured
 from schemas.spec import Labels, Student, Teacher
+from stages.votes import vote
 
 
 class CoTrainingConfig(Contract):
@@ -88,12 +87,6 @@ class CoTraining(Policy):
     def most(self, base: Base) -> Most:
         count = len(base.students)
         return Most(0, count, count)
-
-
-def vote(figure: float, classes: int) -> float:
-    """log((1 - e) / e) + log(C - 1) with e = 1 - figure, between 0 and 10."""
-    error = min(max(1.0 - figure, 1e-4), 1.0 - 1e-4)
-    return min(max(math.log((1.0 - error) / error) + math.log(max(classes - 1, 1)), 0.0), 10.0)
 
 
 POLICY = CoTraining

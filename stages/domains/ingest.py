@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def ingest(context: Context, inputs: DomainInputs, task: Task, prepare: Any, attempt: Attempt) -> DomainOutputs:
     """Pack a domain under `attempt` (not committed). Raises DataError for bad rows, doubled ids, no rows."""
-    reader = open_source(inputs.source, inputs.columns, task.roles, task.files, task.optional)
+    reader = open_source(inputs.source, inputs.columns, task.roles, task.files, task.optional, task.labels)
     columns = _first_columns(reader, task, prepare, inputs.shard_rows)
     kept = attempt.folder / PACKED
     given = task.vocabulary() or inputs.classes

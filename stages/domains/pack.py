@@ -17,9 +17,9 @@ import pyarrow as pa
 from schemas.artifacts import ObjectInfo
 from schemas.canonical import DIGEST_BYTES, digest_bytes
 from stages.domains import ipc
-from stages.domains.sources.base import LABEL, SAMPLE_ID, RowSlice
+from stages.domains.sources.base import SAMPLE_ID, RowSlice
 from stages.places import Place, checksum
-from stages.tasks.base import BadRow, Column, Sample, Task
+from stages.tasks.base import BadRow, Column, Sample, Task, is_empty
 from stages.truth import UNKNOWN, Truth, as_truth
 
 SAMPLES_FILE = "samples-{:05d}.arrow"
@@ -90,7 +90,7 @@ class _Truth:
 
     def of(self, label: Any) -> int | bytes:
         """Raises BadRow for a label out of the classes."""
-        if _is_empty(label):
+        if is_empty(label):
             return UNKNOWN
         if self._task.coded:
             return self._task.code_truth(label)
@@ -106,9 +106,9 @@ class _Truth:
 def pack_row(task: Task, prepare: Any, row: Mapping[str, Any]) -> Sample:
     """The sample of one row. Raises BadRow."""
     for role in task.roles:
-        if _is_empty(row.get(role)) and (role in row or role not in task.optional):
+        if is_empty(row.get(role)) and (role in row or role not in task.optional):
             raise BadRow(f"'{role}' has no value")
-    if SAMPLE_ID in row and _is_empty(row[SAMPLE_ID]):
+    if SAMPLE_ID in row and is_empty(row[SAMPLE_ID]):
         raise BadRow(f"'{SAMPLE_ID}' has no value")
     return task.pack(row, prepare)
 
@@ -127,7 +127,7 @@ def pack_slice(job: Job, number: int, split: int | None, piece: RowSlice) -> Pac
                 raise row
             sample = pack_row(job.task, job.prepare, row)
             _check_columns(sample.columns, job.columns)
-            label = truth.of(row.get(LABEL))
+            label = truth.of(job.task.label(row))
         except BadRow as error:
             packed.bad.append(BadEntry(place, str(error)))
             continue
@@ -223,7 +223,3 @@ def _shown(column: Column | None) -> str:
     if column is None:
         return "missing"
     return column.storage if column.shape is None else f"{column.dtype} of shape {column.shape}"
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and np.isnan(value))

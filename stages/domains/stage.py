@@ -34,7 +34,7 @@ class Domains(Stage[DomainInputs, DomainOutputs]):
         from stages.tasks import get_task
 
         task = get_task(inputs.task)
-        return check_source(inputs.source, inputs.columns, task.roles, task.optional)
+        return check_source(inputs.source, inputs.columns, task.roles, task.optional, task.labels)
 
     def with_digest(self, inputs: DomainInputs, workspace: Place | None) -> DomainInputs:
         """The inputs with their `source_digest`, read if it is left out.

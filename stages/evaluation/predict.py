@@ -2,7 +2,8 @@
 
 One Ray task per candidate, a few in flight, or all in this process; each leaves one file in the attempt, so that
 logits do not pass through the object store and the driver holds those of one or two models at a time.
-Always one thread: the same bits in both modes. Reads inputs only, never truth.
+Always one thread: the same bits in both modes. Reads inputs only, never truth, but for a task's `forced_metric`: there
+a second pass forces the model on the truth that figures are made of anyway, and keeps how many items it got right.
 
 Shapes: N rows, C classes of the domain, in the order of its truth.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from schemas.artifacts import ObjectInfo, SamplesRef, SplitRef
+from schemas.artifacts import ObjectInfo, SamplesRef, SplitRef, TruthRef
 from schemas.base import Part
 from schemas.errors import DataError, InternalError
 from schemas.evaluation import Candidate, EvaluationInputs
@@ -59,6 +60,8 @@ class Job:
     storage: Storage
     folder: Place
     """Folder of the attempt's files."""
+    forced_on: TruthRef | None = None
+    """Truth of the domain, where the model is to be forced on it too."""
 
     @property
     def file(self) -> str:
@@ -71,7 +74,8 @@ class Answer:
     """What became of one job."""
 
     info: ObjectInfo | None
-    """The file with `test_logits` (N, C), `selection_positions` (M,) and `selection_logits` (M, C)."""
+    """The file with `test_logits` (N, C), `selection_positions` (M,) and `selection_logits` (M, C); of a model that was
+    forced also `test_right` (N, 2) and `selection_right` (M, 2): items that it got right, and how many there are."""
     failure: str | None
     """Why there is none."""
 
@@ -98,8 +102,8 @@ class Evidence:
     """What the reference labels say of the test rows, as `Task.compared` makes it: the number of the largest class."""
 
 
-def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) -> Evidence:
-    """Predictions of every candidate, as files of the attempt.
+def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt, metrics: Sequence[str] = ()) -> Evidence:
+    """Predictions of every candidate, as files of the attempt, as far as these metrics need them.
 
     One forward pass over test and validation rows per model. Raises DataError if a candidate does not know a
     class of the domain; a candidate whose logits are not finite fails alone.
@@ -136,6 +140,7 @@ def predict_all(context: Context, inputs: EvaluationInputs, attempt: Attempt) ->
             inputs.batch_size,
             context.storage,
             folder,
+            inputs.truth if task.forced_metric in metrics else None,
         )
         for candidate in inputs.candidates
     ]
@@ -164,7 +169,8 @@ def final_positions(split: NDArray[np.int8]) -> Positions:
 
 def predict(job: Job) -> Answer:
     """Predict with one candidate and leave the file; runs wherever the job was sent."""
-    from stages.domains.reader import Samples, read_budget, read_split
+    from stages.domains.reader import Samples, read_budget, read_split, read_truth
+    from stages.training.models import load_model
 
     candidate = job.candidate
     if candidate.model is None and candidate.labels is None:
@@ -182,6 +188,12 @@ def predict(job: Job) -> Answer:
         "selection_positions": selection,
         "selection_logits": arranged(task, say(selection), order),
     }
+    if job.forced_on is not None and candidate.model is not None and candidate.budget is not None:
+        truth, _ = read_truth(Place(job.forced_on.uri, job.storage), job.forced_on)
+        right = partial(_right, load_model(Place(candidate.model.uri, job.storage), candidate.model), samples)
+        budget = read_budget(Place(candidate.budget.uri, job.storage), candidate.budget)
+        said["test_right"] = right(test, truth[test], job.batch_size)
+        said["selection_right"] = right(selection, budget.validation_truth, job.batch_size)
     for name in ("test_logits", "selection_logits"):
         bad = int((~np.isfinite(said[name])).any(axis=1).sum())
         if bad:
@@ -209,6 +221,32 @@ def model_logits(model: LoadedModel, samples: Samples, positions: Positions, bat
             batch = model.task.batch(read.gather(positions[start : start + batch_size]), model.preprocessing)
             parts.append(module(batch.to(where)).float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def _right(
+    model: LoadedModel, samples: Samples, positions: Positions, truth: Truth, batch_size: int
+) -> NDArray[np.int64]:
+    """(items that a model forced on the truth gets right, all of them) of each row, (N, 2); of unknown truth none."""
+    import torch
+
+    from stages.training.launch import device
+
+    task, module, where = model.task, model.module.to(device()), device()
+    read = samples.only(task.reads(model.preprocessing))
+    found = np.zeros((len(positions), 2), np.int64)
+    known = np.flatnonzero([isinstance(value, bytes) for value in truth])
+    with _one_thread(), torch.inference_mode():
+        for start in range(0, len(known), batch_size):
+            rows = known[start : start + batch_size]
+            asked = task.asked(truth[rows])
+            forced = task.forced(task.batch(read.gather(positions[rows]), model.preprocessing), asked)
+            logits, _ = task.priced(module(forced.to(where)).float().cpu())
+            right, items = logits.argmax(dim=1) == task.targets(asked, forced), task.items(forced)
+            assert items is not None, "a task that forces"
+            whose = torch.arange(len(rows)).repeat_interleave(items)
+            found[rows, 0] = torch.bincount(whose, right.double(), len(rows)).long().numpy()
+            found[rows, 1] = items.numpy()
+    return found
 
 
 def arranged(task: Task, said: Logits, order: Sequence[int]) -> Logits:

@@ -67,18 +67,27 @@ def _seed_quality(
         return SeedQuality(seed=seed, stopped=entry.candidate.stopped)
     if entry.failure is not None:
         return SeedQuality(seed=seed, failure=entry.failure)
-    said = entry.read()
+    said, spoken = entry.read(), [name for name in metrics if name != task.forced_metric]
     selection: dict[str, float] = {}
     final: dict[str, float] = {}
     agreement = None
     if entry.budget is not None and len(entry.budget.validation_positions):
-        selection = task.score(said["selection_logits"], entry.budget.validation_truth, metrics)
+        selection = task.score(said["selection_logits"], entry.budget.validation_truth, spoken)
+        selection |= _forced(task, metrics, said.get("selection_right"))
     if evidence.test_truth is not None and known is not None and len(known):
-        final = task.score(said["test_logits"][known], evidence.test_truth[known], metrics)
+        final = task.score(said["test_logits"][known], evidence.test_truth[known], spoken)
+        final |= _forced(task, metrics, said.get("test_right"))
     itself = inputs.reference is not None and entry.candidate.labels == inputs.reference
     if evidence.reference is not None and len(evidence.reference) and not itself:
         agreement = float(np.mean(task.alike(task.compared(said["test_logits"]), evidence.reference)))
     return SeedQuality(seed=seed, selection=selection, final=final, agreement=agreement)
+
+
+def _forced(task: Task, metrics: Sequence[str], right_N2: NDArray[np.int64] | None) -> dict[str, float]:
+    """The share of items that a model got right when it was forced on the truth, where that was asked for."""
+    if right_N2 is None or task.forced_metric not in metrics or not right_N2[:, 1].sum():
+        return {}
+    return {str(task.forced_metric): float(right_N2[:, 0].sum() / right_N2[:, 1].sum())}
 
 
 def _arm_quality(arm: str, seeds: Sequence[SeedQuality], impossible: str | None) -> ArmQuality:

@@ -44,7 +44,7 @@ class EvaluationStage(Stage[EvaluationInputs, EvaluationOutputs]):
         from stages.evaluation.quality import table_of
 
         attempt = self.attempt(context, inputs)
-        evidence = predict_all(context, inputs, attempt)
+        evidence = predict_all(context, inputs, attempt, metrics)
         table = table_of(task, metrics, inputs, evidence)
         attempt.put(QUALITY, table.to_json())
         quality = QualityRef(
@@ -76,7 +76,7 @@ def chosen_metrics(task: Task, asked: tuple[str, ...]) -> tuple[str, ...]:
 
     Raises SpecError for an unknown one.
     """
-    known = (*task.metrics, *task.of_classes)
+    known = (*task.metrics, *task.of_classes, *([task.forced_metric] if task.forced_metric else []))
     unknown = [name for name in asked if name not in known]
     if unknown:
         raise SpecError(

@@ -18,7 +18,7 @@ from stages.labels.checks import check_labels
 def check_students(context: Context, inputs: CohortInputs, students: Sequence[StudentInputs]) -> None:
     """Raise UserError, counting what is wrong, for students that must not be trained. Reads ids, no inputs."""
     stream = inputs.stream
-    refs = [student.labels for student in students if student.labels is not None]
+    refs = [ref for student in students for ref in student.label_sets]
     own = HeldOut(samples=stream.samples, split=stream.split)
     known = Samples.open(context.place(stream.samples), stream.samples).manifest.classes or inputs.classes
     if differing := set(known) ^ set(inputs.classes):

@@ -117,7 +117,7 @@ def open_feed(fits: Sequence[Fit], storage: Storage, here: torch.device) -> Feed
 
     samples = Samples.open(place(stream.samples), stream.samples)
     split = read_split(place(stream.split), stream.split)
-    sets = {fit.labels: fit.student.labels for fit in fits if fit.labels and fit.student.labels}
+    sets = {ref.digest: ref for fit in fits for ref in fit.reads}
     opened = {digest: LabelSet.open_ref(place(ref), ref) for digest, ref in sets.items()}
     label_sets = {digest: labels.align(samples) for digest, labels in opened.items()}
     for labels in label_sets.values():

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from schemas.canonical import digest
 from schemas.errors import DataError
-from schemas.labels import VIEWS, LabelSchema
+from schemas.labels import VIEWS, LabelSchema, Space
 from schemas.students import Stream
 from schemas.teachers import DomainSize
 from stages.cache import Ahead
@@ -28,6 +29,7 @@ from stages.labels.layout import labels_of
 from stages.labels.views import view_inputs, view_of
 from stages.random import Draws, step_draws
 from stages.registry import validate_settings
+from stages.students.ensemble import EnsembleLabels
 from stages.students.teacher import TeacherRows, teacher_rows
 from stages.tasks.base import Packed, Task
 from stages.training.balance import balanced_weights, drawn
@@ -113,7 +115,7 @@ class LabelledBatch:
     """(L, ...) augmented, on the device; of several ranks, each has its share, and all have the rest. Forced on the
     truth by tasks that force."""
     truth_L: torch.Tensor
-    """Class numbers of their items, int64."""
+    """Class numbers of their items, int64, as `Task.targets` has them."""
     weights_L: torch.Tensor
     """What each item counts where classes are to count alike, with a mean of 1 over the budget; float32."""
     teachers: Mapping[str, TeacherRows]
@@ -128,7 +130,7 @@ class SourceBatch:
     """(S, ...) augmented, on the device; of several ranks, each has its share, and all have the rest. Forced on the
     truth by tasks that force."""
     truth_S: torch.Tensor | None
-    """Class numbers of their items, int64; none where no truth may be seen."""
+    """Class numbers of their items, int64, as `Task.targets` has them; none where no truth may be seen."""
     weights_S: torch.Tensor | None
     """As those of labelled rows."""
 
@@ -167,9 +169,9 @@ class Feed:
         """The ranks that share each batch."""
         self.rows = rows
         self._task, self._stream, self.samples, self._device = task, stream, samples, device
-        self.budgets, self.label_sets, self._sources = budgets, label_sets, sources or {}
+        self.budgets, self.label_sets, self._sources = budgets, dict(label_sets), sources or {}
         self._coming, self._ahead = coming, (-1, Ahead([], coming))
-        self._classes = len(classes)
+        self._classes = tuple(classes)
         self._columns = {digest: _columns(labels.classes, classes) for digest, labels in label_sets.items()}
         self._counts: dict[str, NDArray[np.float64]] = {}
         self._preprocessing = validate_settings(task.Preprocessing, dict(stream.preprocessing), "preprocessing")
@@ -256,7 +258,7 @@ class Feed:
         return target, DomainSize(rows=len(rows.positions), labelled=self._by_class(seen))
 
     def _by_class(self, truth: Truth) -> tuple[int, ...]:
-        return counts(truth, self._classes)
+        return counts(truth, len(self._classes))
 
     def _balance(self, name: str, truth: Truth) -> NDArray[np.float64]:
         """What each of these rows counts where classes count alike; worked out once."""
@@ -297,6 +299,15 @@ class Feed:
         truth = self.validation_truth(budget) if budget is not None else np.zeros(0, np.int32)
         stored = labels.gather(positions, np.zeros_like(positions), extras=())
         return labels.decode(stored), truth, self._columns[digest]
+
+    def together(self, sets: Sequence[str], weights: Sequence[float], space: Space) -> str:
+        """The name under which some label sets are read as one from now on: one name for one asking."""
+        name = digest({"sets": sets, "weights": weights, "space": space})
+        if name not in self.label_sets:
+            parts = [(self.label_sets[one], self._columns[one]) for one in sets]
+            self.label_sets[name] = EnsembleLabels(parts, weights, self._classes, space)
+            self._columns[name] = None
+        return name
 
     def _reach(self, step: int, rows: Rows) -> None:
         """Have the shards of some rows on this machine, and those that the epoch comes to next on their way."""

@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schemas.artifacts import ModelRef
+from schemas.artifacts import LabelSetRef, ModelRef
 from schemas.canonical import digest
 from schemas.errors import DataError, SpecError, TrainingFailed, UserError
 from schemas.labels import VIEWS
 from schemas.models import ModelCard
 from schemas.spec import Storage
-from schemas.students import StudentOutputs
+from schemas.students import Ensemble, StudentOutputs
 from schemas.teachers import DomainSize, EpochQuality
 from stages.artifacts import Attempt
 from stages.labels.encodings import extras_of
 from stages.students.calibration import fit_temperature
 from stages.students.feed import Feed, LabelledBatch, SharedBatch, SourceBatch
-from stages.students.methods import get_method
+from stages.students.methods import method_for
 from stages.students.methods.base import Needs
 from stages.students.order import CHECKPOINTS, Order
 from stages.students.steps import MEND, Steps
@@ -43,6 +43,7 @@ from stages.training import checkpoints, models
 from stages.training.peers import ALONE, PeerFailed
 from stages.training.stopping import figure_of, reason_to_stop
 from stages.truth import Truth
+from stages.votes import shares
 
 
 class Fit:
@@ -62,8 +63,12 @@ class Fit:
         """What its method reads."""
         self.calibration: float | None = None
         """Temperature that its labels are read through, where they are calibrated."""
+        self.reads: tuple[LabelSetRef, ...] = ()
+        """The label sets that it reads."""
         self.labels: str | None = None
-        """Digest of the label set that it reads."""
+        """Digest of the label set that it reads; of several, what they are called together once they are weighed."""
+        self.weights: tuple[float, ...] = ()
+        """What each of several label sets counts."""
         self.budget = self.student.budget.digest if self.student.budget else None
         """Digest of its label budget."""
         self.source: str | None = None
@@ -77,23 +82,22 @@ class Fit:
         """What its labels are worth on its validation rows, for methods that follow the gap."""
         self._empty()
         with self.guard():
-            self.method = get_method(self.student.method)
+            self.method = method_for(task, self.student.method, self.student.training)
             self.needs = self.method.needs
             if self.needs.labels:
                 if self.student.labels is None:
                     name = self.student.method.name
                     raise SpecError(f"the method '{name}' needs `labels`, a label set to learn from")
-                self.labels = self.student.labels.digest
+                self.reads = self.student.label_sets
+                if not isinstance(self.student.labels, Ensemble):
+                    self.labels = self.student.labels.digest
             if (source := self.student.source) is not None:
                 self.source = source.samples.digest + (f"+{source.budget.digest}" if source.budget else "")
             elif self.needs.source:
                 name = self.student.method.name
                 raise SpecError(f"the method '{name}' needs `source`, a domain beside the target")
-            if task.forces and self.needs.of_samples:
-                name = self.student.method.name
-                raise SpecError(
-                    f"the method '{name}' compares samples, and labels here are of items: use soft, sequence or hard"
-                )
+            if (fault := self.needs.fault_with(task)) is not None:
+                raise SpecError(f"the method '{self.student.method.name}' {fault}")
 
     def _empty(self) -> None:
         self.done = 0
@@ -143,10 +147,16 @@ class Fit:
     def meet(self, feed: Feed) -> None:
         """Meet the labels; nothing is built yet.
 
-        Raises StoreError for labels that the method cannot learn from, DataError where they cannot be calibrated.
+        Raises StoreError for labels that the method cannot learn from, DataError where they cannot be weighed or
+        calibrated.
         """
         self._epoch_steps = feed.rows.steps_per_epoch
         self.sizes = feed.sizes(self.budget, self.source)
+        if self.reads and isinstance(asked := self.student.labels, Ensemble):
+            names = [ref.digest for ref in self.reads]
+            figures = [self._worth(feed, name, "`weights: selection`") for name in names]
+            self.weights = shares(figures, len(self.order.asked.classes))
+            self.labels = feed.together(names, self.weights, asked.space)
         labels = feed.label_sets[self.labels] if self.labels else None
         if labels is not None:
             beside = extras_of(labels.schema)
@@ -154,7 +164,7 @@ class Fit:
             views = [VIEWS] if feed.views > 1 else []
             self.needs.check_labels(labels.schema.encoding, [*self._fields, *views])
         if self.needs.validation and self.labels:
-            self._teacher_figure = self._worth(feed, self.labels)
+            self._teacher_figure = self._worth(feed, self.labels, f"the method '{self.student.method.name}'")
         if self.student.calibrate and self.labels:
             said = feed.said_of_validation(self.labels, self.budget)
             self.calibration = fit_temperature(*said, self.needs.temperatures)
@@ -255,16 +265,15 @@ class Fit:
         if self.done < self.student.steps and self._steps.trainee.grown:
             self.ended_early = reason_to_stop(training.early_stopping, self.history, self._task, self._after)
 
-    def _worth(self, feed: Feed, labels: str) -> float:
-        """The task's leading metric of its labels on its validation rows, larger being better.
+    def _worth(self, feed: Feed, labels: str, who: str) -> float:
+        """The task's leading metric of labels on its validation rows, larger being better.
 
-        Raises DataError where there are none.
+        Raises DataError, saying who asks, where there are none.
         """
         said, truth, columns = feed.said_of_validation(labels, self.budget)
         if not len(truth):
             raise DataError(
-                f"the method '{self.student.method.name}' follows what validation says, and the label budget has no "
-                "validation rows: give it some"
+                f"{who} follows what validation says, and the label budget has no validation rows: give it some"
             )
         logits = said.dense() if columns is None else said.dense()[:, columns]
         figure = figure_of(self._task, self._task.score(logits, truth, self._task.metrics[:1]))
@@ -318,6 +327,7 @@ class Fit:
             model=ModelRef(uri=order.folder.uri, fingerprint=order.fingerprint, digest=content),
             history=tuple(self.history),
             calibration=self.calibration,
+            weights=self.weights,
             target=self.sizes[0],
             source=self.sizes[1],
             ended_early=self.ended_early,

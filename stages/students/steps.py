@@ -24,7 +24,7 @@ from schemas.students import CohortInputs
 from stages.places import Place
 from stages.students.feed import LabelledBatch, SharedBatch, SourceBatch
 from stages.students.learners import Learners
-from stages.students.methods.base import LabelledRows, Method, SharedRows, Sizes, SourceRows, weighted_mean
+from stages.students.methods.base import LabelledRows, Method, SharedRows, Sizes, SourceRows, weighted_mean, wide
 from stages.students.passes import Passes
 from stages.students.teacher import TeacherRows
 from stages.tasks.base import Task
@@ -136,8 +136,7 @@ class Steps:
             if shared_rows is not None and self._method.needs.source:
                 shared_rows = replace(shared_rows, source=SourceRows(logits, features))
             if source.truth_S is not None:  # a method never sees it
-                true_rows = LabelledRows(logits, source.truth_S, None, progress, self._counts(source.weights_S))
-                of_source = Method.truth_term(self._method, true_rows, training.label_smoothing)
+                of_source = self._true(logits, source.truth_S, self._counts(source.weights_S))
                 of_source = of_source if source_costs is None else of_source + source_costs.mean()
         if of_source is not None and not lots:
             loss = of_source
@@ -254,6 +253,13 @@ class Steps:
         if teacher is None or truth is None:
             return truth if teacher is None else teacher
         return self._method.alpha * teacher + (1.0 - self._method.alpha) * truth
+
+    def _true(self, logits: torch.Tensor, truth: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Mean cross-entropy of rows with their truth, whatever the method."""
+        losses = self._task.losses(wide(logits), truth, self._student.training)
+        losses = losses if counts is None else losses * counts
+        counted = float(self._task.counted(truth, self._student.training).sum())
+        return losses.sum() / (counted or 1.0)  # where no item counts the sum is 0
 
     def _counts(self, weights: torch.Tensor | None) -> torch.Tensor | None:
         """What rows with their truth count, where that is how classes are balanced."""

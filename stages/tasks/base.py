@@ -9,8 +9,11 @@ distribution over C classes. A model of a task with several items a sample is *f
 beside its inputs, which is the truth or what a teacher said (or where it spoke of), never anything else, and answers
 for these items; handed its inputs alone it says what it would.
 
-Shapes: B rows, N items of all rows, one row's after another's, C classes, T numbers of what is asked of a row,
-K channels, S side of the picture.
+A task may also ask several questions of each sample (`questions`). Then outputs and labels hold the classes of one
+question after another's, each a distribution of its own, and a sample's truth answers some of the questions or all.
+
+Shapes: B rows, N items of all rows, one row's after another's, C classes, Q questions, T numbers of what is asked of a
+row, K channels, S side of the picture.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from schemas.base import Contract, Part
 from schemas.labels import SAID, LabelShape
+from schemas.training import Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +54,11 @@ def rows_of(packed: Packed, rows: slice | np.ndarray) -> Packed:
 
 class BadRow(ValueError):
     """A row that cannot be used; the message says why, without its place."""
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether a source's cell has no value."""
+    return cell is None or (isinstance(cell, str) and not cell) or (isinstance(cell, float) and cell != cell)
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,15 @@ class Sample:
     """What identifies the decoded inputs; hashed into `content_id`. Never holds truth."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """One of several things that are asked of each sample."""
+
+    name: str
+    columns: slice
+    """Its part of the classes."""
+
+
 class Task(ABC):
     """One kind of problem. Built with its validated `Config`; holds no other state."""
 
@@ -98,7 +116,9 @@ class Task(ABC):
     Augmentation: ClassVar[type[Contract]]
     """Settings of `training.augmentation`, and of the views of a label set."""
     roles: tuple[str, ...]
-    """Input columns of a source (`image`); beside them `label` and `sample_id` are optional."""
+    """Input columns of a source (`image`); beside them `labels` and `sample_id` are optional."""
+    labels: tuple[str, ...] = ("label",)
+    """Columns of a source that a row's truth is made of; one may be missing, or empty."""
     optional: frozenset[str] = frozenset()
     """Roles that a source may lack as a whole; it must have the others."""
     files: ClassVar[frozenset[str]] = frozenset()
@@ -111,6 +131,9 @@ class Task(ABC):
     """Fields of a label set that `recalled` reads, of a task that forces."""
     metrics: ClassVar[tuple[str, ...]]
     """Known metrics, the first one leading. Larger is better, except for those in `errors`."""
+    forced_metric: ClassVar[str | None] = None
+    """Share of the items that a model gets right when it is forced on the truth, by this name, for tasks that force;
+    never leading, and measured by evaluations alone."""
     errors: ClassVar[frozenset[str]] = frozenset()
     """Metrics of which less is better."""
     unbounded: ClassVar[frozenset[str]] = frozenset()
@@ -146,6 +169,10 @@ class Task(ABC):
     def class_name(self, value: Any) -> str:
         """A source label as the name of its class. Raises BadRow."""
 
+    def label(self, row: Mapping[str, Any]) -> Any:
+        """The label of a source row (by role), empty where it has none."""
+        return row.get("label")
+
     def code_truth(self, value: Any) -> bytes:
         """A source label as bytes, where truth is `coded`. Raises BadRow."""
         raise NotImplementedError
@@ -163,6 +190,14 @@ class Task(ABC):
     def label_shape(self) -> LabelShape:
         """What one stored label stands for."""
         return LabelShape()
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What is asked of each sample, where that is several things; none: one thing, of which all classes are.
+
+        A method learns each by itself, as if it were all that is asked (`stages.students.methods`).
+        """
+        return ()
 
     # --- items -----------------------------------------------------------------------------------------------
 
@@ -212,11 +247,22 @@ class Task(ABC):
         return None
 
     def targets(self, asked: torch.Tensor, forced: torch.Tensor | None = None) -> torch.Tensor:
-        """The class that is asked of each item, int64 (N,).
+        """The class that is asked of each item, int64 (N,); of several questions the class among each one's own,
+        (B, Q), UNKNOWN where nobody answers.
 
         `forced` is the batch, for tasks where that depends on how samples were changed; without it they are as packed.
         """
         return asked
+
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor, training: Training) -> torch.Tensor:
+        """Cross-entropy of outputs (N, C) with what is asked of them (N,), smoothed as a training says."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, targets, reduction="none", label_smoothing=training.label_smoothing)
+
+    def counted(self, targets: torch.Tensor, training: Training) -> torch.Tensor:
+        """What each of these losses counts in their mean (N,), which is their sum over the sum of this; float64."""
+        return targets.new_ones(len(targets)).double()
 
     def priced(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A model's outputs as (logits (N, C), what each item costs beside its class (N,)); none: nothing.

@@ -9,7 +9,7 @@ Shapes: B rows, K channels, S side of the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -68,7 +68,7 @@ class ImageAugmentation(PictureChanges):
 class ImageClassification(Classification):
     """Pictures and their classes."""
 
-    Config = ImageConfig
+    Config: ClassVar[type[Contract]] = ImageConfig
     Prepare = ImagePrepare
     Preprocessing = ImagePreprocessing
     Augmentation = ImageAugmentation

@@ -94,6 +94,7 @@ class Translation(Task):
     coded = True
     forces = True
     metrics = ("bleu", "chrf")
+    forced_metric = "tokens_right"
     models = ("marian", "marian-light")
     libraries = ("transformers/NAME",)
 

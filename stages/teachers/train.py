@@ -18,7 +18,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from schemas.base import Part
 from schemas.errors import ModelError, TrainingFailed
@@ -40,7 +39,7 @@ from stages.training.weights import load_given
 
 VALIDATION_BATCH = 256
 Target = tuple[torch.Tensor, torch.Tensor]
-"""What is asked of each row, (L,) class numbers or (L, T), and what each row weighs (L,)."""
+"""What is asked of each row, (L,) class numbers or (L, T) or (L, Q), and what each row weighs (L,)."""
 
 
 def loop(config: dict[str, Any]) -> None:
@@ -189,9 +188,8 @@ class TeacherTraining:
     def _weight(self, batch: Rows) -> float:
         """Items of a global batch that count."""
         counting = batch.positions[batch.weights > 0]
-        if not self.task.forces:
-            return float(len(counting))
-        return float(len(self.task.targets(self.task.asked(self.rows.truth(counting)))))
+        asked = self.task.targets(self.task.asked(self.rows.truth(counting)))
+        return float(self.task.counted(asked, self.settings).sum()) or 1.0  # no item counts: the loss is 0
 
     def _gradient(
         self,
@@ -216,12 +214,7 @@ class TeacherTraining:
                 for truth, weight in zip(asked[::2], asked[1::2], strict=True):
                     weight = weight.to(self.device)
                     losses = (
-                        functional.cross_entropy(
-                            logits,
-                            self.task.targets(truth.to(self.device), rows),
-                            reduction="none",
-                            label_smoothing=self.settings.label_smoothing,
-                        )
+                        self.task.losses(logits, self.task.targets(truth.to(self.device), rows), self.settings)
                         if self.trainee.elder is None
                         else self.trainee.lesson(rows, logits)
                     )

@@ -104,6 +104,15 @@ def test_a_teacher_without_batch_norm_is_not_carried_over(tmp_path: Path) -> Non
     ]
 
 
+def test_a_detector_is_not_scaled(tmp_path: Path) -> None:
+    spec = Path(__file__).parents[2] / "examples" / "scenes-detection.yaml"
+    scaling = "students.light.training.scaling={start: {name: ssd-light, width: 16}}"
+    with pytest.raises(
+        SpecError, match=r"^students.light.training.scaling: models of 'detection' say more than classes"
+    ):
+        check_spec(load_spec(spec, [scaling]), Place(str(tmp_path / "workspace")))
+
+
 def test_left_out_classes_are_classes_of_the_domain(tmp_path: Path) -> None:
     spec = write_world(tmp_path)
     value = yaml.safe_load(spec.read_text())

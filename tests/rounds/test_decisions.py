@@ -11,11 +11,11 @@ import pytest
 from pipeline.rounds import POLICIES, get_policy
 from pipeline.rounds._chains import reason_to_end
 from pipeline.rounds.base import Base, Past, Policy, Round, Stop
-from pipeline.rounds.co_training import vote
 from schemas.base import Part
 from schemas.errors import SpecError
 from schemas.rounds import Measured, Rounds
 from schemas.spec import Labels, Student, Teacher
+from stages.votes import vote
 
 SOFT = Part.model_validate({"name": "soft", "alpha": 0.5, "temperature": 2.0})
 

@@ -19,7 +19,7 @@ from schemas.base import Part
 from schemas.encodings import Dense
 from schemas.labels import Extra, LabelSchema
 from schemas.spec import Storage
-from schemas.students import CohortInputs, Stream, StudentInputs
+from schemas.students import CohortInputs, Ensemble, Stream, StudentInputs
 from schemas.training import Training
 from stages.labels.decoded import DenseLabels
 from stages.labels.encodings import label_schema
@@ -247,7 +247,7 @@ class World:
             seed=asked.stream.seed,
         )
         task = get_task(asked.task)
-        label_sets = {fit.labels: self.label_sets[fit.labels] for fit in fits if fit.labels}
+        label_sets = {ref.digest: self.label_sets[ref.digest] for fit in fits for ref in fit.reads}
         seen = {fit.source: fit.student.source.budget for fit in fits if fit.source and fit.student.source}
         sources = {
             name: SourceDomain(self.source, np.arange(20), None if budget is None else self.source_truth)
@@ -273,7 +273,7 @@ def student(
     method: str | Part = "soft",
     *,
     model: str = "small",
-    labels: int = 0,
+    labels: int | Ensemble = 0,
     budget: int | None = 0,
     **more: Any,
 ) -> StudentInputs:
@@ -285,7 +285,7 @@ def student(
         model=Part(name=f"tests.students.world:{model}"),
         method=Part(name=method) if isinstance(method, str) else method,
         training=Training(**training),
-        labels=None if method == "none" else LabelSetRef(**ref(labels)),
+        labels=None if method == "none" else LabelSetRef(**ref(labels)) if isinstance(labels, int) else labels,
         budget=None if budget is None else BudgetRef(**ref(budget)),
         **fields,
     )

@@ -18,6 +18,7 @@ import yaml
 
 from pipeline.api import run
 from schemas.base import Part
+from schemas.training import Training
 from stages.domains.pack import pack_row
 from stages.domains.reader import TRAIN, VALIDATION, read_budget, read_split
 from stages.places import Place
@@ -26,7 +27,7 @@ from stages.registry import validate_settings
 from stages.tasks import TASKS, get_task
 from stages.tasks.base import BadRow, Packed, Task, rows_of
 from stages.training.models import build
-from stages.truth import Truth, as_truth
+from stages.truth import UNKNOWN, Truth, as_truth
 from tests.tasks.worlds.base import Row, World
 
 NAMES = TASKS.names()
@@ -61,7 +62,7 @@ def inputs(name: str, count: int = SOME) -> tuple[Task, Packed, Truth]:
     """A task, some packed samples, and their truth."""
     task, world = task_of(name), world_of(name)
     rows = world.rows(count, 0, 0)
-    labels = [row["label"] for row in rows]
+    labels = [task.label(row) for row in rows]
     coded = [task.code_truth(label) if task.coded else task.pack_truth(label, world.classes) for label in labels]
     return task, packed_of(task, rows), as_truth(coded, task.coded)
 
@@ -75,6 +76,14 @@ def classes_of(name: str, count: int) -> int:
 def part_of(name: str, model: str) -> Part:
     """A model under the settings of the task's world."""
     return Part.model_validate({"name": model, **world_of(name).models.get(model, {})})
+
+
+def sure(task: Task, numbers: np.ndarray, classes: int) -> np.ndarray:
+    """Logits of whoever is sure of these classes (B,), or of these of each question (B, Q); numbers begin anew."""
+    columns = [question.columns for question in task.questions] or [slice(0, classes)]
+    counts = [part.stop - part.start for part in columns]
+    parts = zip(counts, numbers.reshape(len(numbers), -1).T, strict=True)
+    return np.concatenate([9 * np.eye(count, dtype=np.float32)[of % count] for count, of in parts], axis=1)
 
 
 def metric_of(task: Task) -> str:
@@ -102,7 +111,8 @@ def test_content_tells_samples_apart_and_holds_no_truth(name: str) -> None:
     task, world = task_of(name), world_of(name)
     rows = world.rows(SOME, 0, 0)
     contents = [pack_row(task, task.Prepare(), row).content for row in rows]
-    other = [pack_row(task, task.Prepare(), {**row, "label": "another"}).content for row in rows]
+    another = dict.fromkeys(task.labels, "another")
+    other = [pack_row(task, task.Prepare(), row | another).content for row in rows]
     assert contents == other
     batch = task.batch(packed_of(task, rows), task.Preprocessing())
     same = [[a == b for b in contents] for a in contents]
@@ -136,7 +146,9 @@ def test_items_are_those_that_are_asked_for(name: str) -> None:
     assert len(task.targets(asked)) == counts.sum()
     for row, part in enumerate(task.targets(asked, forced).split(counts.tolist())):
         assert torch.equal(part, task.targets(asked[row : row + 1], forced[row : row + 1]))
-    assert 0 <= task.targets(asked).min() <= task.targets(asked).max() < classes_of(name, len(world_of(name).classes))
+    least = UNKNOWN if task.questions else 0
+    classes = classes_of(name, len(world_of(name).classes))
+    assert least <= task.targets(asked).min() <= task.targets(asked).max() < classes
     assert task.forces == (not torch.equal(forced, task.batch(packed, task.Preprocessing())))
     if task.forces:  # what a label set holds is what was asked
         recorded = {field: values.numpy() for field, values in task.recorded(asked).items()}
@@ -218,7 +230,8 @@ def test_models_learn_a_handful_by_heart(name: str) -> None:
         losses = []
         for _ in range(world_of(name).steps):
             logits, costs = task.priced(network(forced.clone()))
-            loss = torch.nn.functional.cross_entropy(logits, targets) + (0.0 if costs is None else costs.mean())
+            true = task.losses(logits, targets, Training()).sum() / task.counted(targets, Training()).sum()
+            loss = true + (0.0 if costs is None else costs.mean())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -238,10 +251,10 @@ def test_metrics_know_right_from_wrong(name: str) -> None:
     task, _, truth = inputs(name)
     if task.forces:
         right = task.asked(truth).numpy().astype(np.float32)
+        wrong = np.roll(right, 1, axis=0)
     else:
-        classes = classes_of(name, len(world_of(name).classes))
-        right = 9 * np.eye(classes, dtype=np.float32)[task.asked(truth).numpy()]
-    wrong = np.roll(right, 1, axis=0)
+        asked = task.asked(truth).numpy()
+        right, wrong = (sure(task, asked + more, classes_of(name, len(world_of(name).classes))) for more in (0, 1))
     once = np.ones((2, SOME), np.int64)
     for metric in task.metrics:
         good, bad = (task.score(logits, truth, (metric,))[metric] for logits in (right, wrong))
@@ -327,9 +340,13 @@ def test_the_whole_way_and_hidden_labels_change_nothing(name: str, tmp_path: Pat
     seen = {int(row) for row in (*budget.train_positions, *budget.validation_positions)}
     hidden = [row not in seen and split[row] in (TRAIN, VALIDATION) for row in range(len(rows))]
     assert sum(hidden) > 30
-    names = world.classes or tuple(dict.fromkeys(row["label"] for row in rows))
-    turned = dict(zip(names, (*names[1:], names[0]), strict=True))
-    flipped = [{**row, "label": turned[row["label"]]} if away else row for row, away in zip(rows, hidden, strict=True)]
+    labels = [tuple(row[column] for column in task_of(name).labels) for row in rows]
+    every = list(dict.fromkeys(labels))
+    turned = dict(zip(every, (*every[1:], every[0]), strict=True))
+    flipped = [
+        row | dict(zip(task_of(name).labels, turned[label], strict=True)) if away else row
+        for row, label, away in zip(rows, labels, hidden, strict=True)
+    ]
     spec = write_spec(tmp_path / "second", name, flipped)
     # Verdicts on the models are kept, and nothing else: each costs a process that loads torch.
     shutil.copytree(tmp_path / "first/spec.workspace/probes/models", tmp_path / "second/spec.workspace/probes/models")

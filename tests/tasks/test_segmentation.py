@@ -326,6 +326,16 @@ def test_methods_that_lay_every_two_rows_side_by_side_are_for_samples() -> None:
     assert {"soft", "hard", "margin", "dkd", "confident", "hard-examples"} < set(of_logits())
 
 
+def test_a_batch_without_a_pixel_that_counts_has_no_loss() -> None:
+    """Of labelled pictures 0, with a gradient of 0; beside a teacher, the teacher's share alone."""
+    logits = torch.randn(0, len(CLASSES), requires_grad=True)
+    nothing = LabelledRows(logits, torch.empty(0, dtype=torch.int64))
+    for name in ("none", "soft", "hard-examples"):
+        loss = get_method(Part(name=name)).loss(None, nothing, 0.1)
+        assert loss.item() == 0
+        assert torch.autograd.grad(loss, logits)[0].shape == (0, len(CLASSES))
+
+
 def test_pixels_that_do_not_count_teach_nothing() -> None:
     """Whatever stands under them, neither loss nor gradient changes; the mean is over the others."""
     task = task_of()

@@ -17,7 +17,7 @@ from schemas.base import Part
 from schemas.encodings import Dense
 from schemas.errors import SpecError
 from schemas.labels import SAID, LabelShape
-from stages.domains.reader import Samples
+from stages.domains.reader import TEST, Samples, read_split, read_truth
 from stages.labels.encodings import ITEMS, label_schema, said_field
 from stages.labels.reader import LabelSet
 from stages.places import Place
@@ -69,7 +69,12 @@ def write_spec(folder: Path, **changes: Any) -> Path:
             }
             for name, method, accumulate in (("words", "soft", 1), ("sequences", "sequence", 3))
         },
-        "evaluation": {"metrics": ["chrf"], "bootstrap": 20, "cost": False, "baselines": ["no-teacher"]},
+        "evaluation": {
+            "metrics": ["chrf", "tokens_right"],
+            "bootstrap": 20,
+            "cost": False,
+            "baselines": ["no-teacher"],
+        },
     }
     for path, value in changes.items():
         part = spec
@@ -162,6 +167,31 @@ def test_the_two_ways_of_distilling_learn_from_one_set(done: Any) -> None:
     assert len(models) == 2
 
 
+def test_tokens_right_under_forcing(done: Any) -> None:
+    """By hand, row after row: the reference up to each token, and whether the model's likeliest next one is its own."""
+    outputs = done[0].outputs
+    domain, split = outputs["domains.there"], outputs["splits.there"].split
+    truth, _ = read_truth(Place(domain.truth.uri), domain.truth)
+    test = np.flatnonzero(read_split(Place(split.uri), split) == TEST)
+    samples = Samples.open(Place(domain.samples.uri), domain.samples).only(("fr",))
+    table = outputs["evaluation.words"].table
+    arms = {arm.arm: arm for arm in table.arms}
+    assert table.metrics == ("chrf", "tokens_right")
+    assert table.comparison.metric == "chrf"
+    assert "tokens_right" not in arms["teacher"].mean, "its labels were forced on what it said"
+    became = {one.arm: one.model for one in outputs["students.words"].students}
+    for name in ("distilled", "no-teacher"):
+        model, right, all_of_them = load_model(Place(became[name].uri), became[name]), 0, 0
+        for row in test:
+            asked = model.task.asked(truth[row : row + 1])
+            batch = model.task.batch(samples.gather(np.array([row])), model.preprocessing)
+            with torch.no_grad():
+                said = model.module(model.task.forced(batch, asked)).argmax(dim=1)
+            right += int((said == asked[asked != NOTHING]).sum())
+            all_of_them += len(said)
+        assert arms[name].mean["tokens_right"] == pytest.approx(right / all_of_them, abs=1e-9)
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -183,6 +213,8 @@ def test_the_two_ways_of_distilling_learn_from_one_set(done: Any) -> None:
             {"domains__here__label_budget": {"train": 4, "validation": 4, "without": ["the"]}},
             "domains.here.label_budget.without: samples of 'translation' have no one class",
         ),
+        ({"teachers__english__class_map": {"a": "b"}}, "english.class_map: what models of 'translation' say is of the"),
+        ({"evaluation__metrics": ["tokens_right"]}, "evaluation.metrics: 'tokens_right' .* cannot lead"),
         ({"students__words__method": "features"}, "'features': it reads `features` of the labels"),
     ],
 )

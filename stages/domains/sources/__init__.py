@@ -58,25 +58,32 @@ def open_source(
     roles: Sequence[str],
     files: frozenset[str] = PICTURES,
     optional: frozenset[str] = frozenset(),
+    labels: Sequence[str] = (LABEL,),
 ) -> SourceReader:
     """Open a source and find its columns. Reads headers and footers only (an example may be fetched).
 
-    `roles` are the task's inputs, `files` those whose text cells name files, `optional` those that may be missing.
+    `roles` are the task's inputs, `files` those whose text cells name files, `optional` those that may be missing,
+    `labels` the columns that truth is made of.
     Raises DataError with one sentence per fault: a file that is missing or no such file, a column that is missing.
     """
     tables = {split: _table(uri, source) for split, uri in source.places.items()}
     problems = [
         problem
         for split, table in tables.items()
-        for problem in _column_problems(source.places[split], table.column_names, columns, roles, optional)
+        for problem in _column_problems(source.places[split], table.column_names, columns, roles, optional, labels)
     ]
     if problems:
         raise DataError(*problems)
-    return SourceReader(tables, {split: _wanted(table, columns, roles, files) for split, table in tables.items()})
+    read = (*roles, *labels)
+    return SourceReader(tables, {split: _wanted(table, columns, read, files) for split, table in tables.items()})
 
 
 def check_source(
-    source: Source, columns: Mapping[str, str], roles: Sequence[str], optional: frozenset[str] = frozenset()
+    source: Source,
+    columns: Mapping[str, str],
+    roles: Sequence[str],
+    optional: frozenset[str] = frozenset(),
+    labels: Sequence[str] = (LABEL,),
 ) -> list[str]:
     """What can be found wrong without reading the rows, one sentence each; for a plan."""
     if source.example is not None:
@@ -87,7 +94,7 @@ def check_source(
             return []
         return [f"no example is called '{source.example}'{did_you_mean(source.example, known)}"]
     try:
-        open_source(source, columns, roles, optional=optional)
+        open_source(source, columns, roles, optional=optional, labels=labels)
     except UserError as error:
         return list(error.problems)
     return []
@@ -113,7 +120,7 @@ def source_digest(
     listing: dict[str, list[SourceFile]] = {}
     for split, uri in source.places.items():
         table = _table(uri, source)
-        listing[split] = list(table.files(_wanted(table, columns or {}, sorted(files), files)))
+        listing[split] = list(table.files(_wanted(table, columns or {}, (*sorted(files), LABEL), files)))
     state = {
         split: [[item.place.uri, item.name, item.label, item.stat.size, item.stat.version] for item in items]
         for split, items in listing.items()
@@ -139,14 +146,19 @@ def _table(uri: str, source: Source) -> TableReader:
 
 def _wanted(table: TableReader, columns: Mapping[str, str], roles: Sequence[str], files: frozenset[str]) -> Wanted:
     """The roles that the table has, under its own names."""
-    named = {role: columns.get(role, role) for role in (*roles, LABEL, SAMPLE_ID)}
+    named = {role: columns.get(role, role) for role in (*roles, SAMPLE_ID)}
     return Wanted({role: name for role, name in named.items() if name in table.column_names}, files)
 
 
 def _column_problems(
-    uri: str, names: tuple[str, ...], columns: Mapping[str, str], roles: Sequence[str], optional: frozenset[str]
+    uri: str,
+    names: tuple[str, ...],
+    columns: Mapping[str, str],
+    roles: Sequence[str],
+    optional: frozenset[str],
+    labels: Sequence[str],
 ) -> Iterator[str]:
-    every = [*roles, LABEL, SAMPLE_ID]
+    every = [*roles, *labels, SAMPLE_ID]
     for role in columns:
         if role not in every:
             yield f"`columns` has the role '{role}', which this task does not have{did_you_mean(role, every)}"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from stages.students.learners import Learner
     from stages.students.teacher import TeacherRows
+    from stages.tasks.base import Task
 
 MENDS = {
     FEATURES: "label with `features: float16`",
@@ -96,6 +97,16 @@ class Needs:
             self.validation or other.validation,
             self.pairs or other.pairs,
         )
+
+    def fault_with(self, task: Task) -> str | None:
+        """Why a method cannot learn what a task asks; none where it can."""
+        if task.forces and self.of_samples:
+            return "compares samples, and labels of this task are of their items: use soft, sequence or hard"
+        if task.questions and self.inputs:
+            return "has models of its own, and these are not taught several questions: use another method"
+        if task.questions and self.fields & {ENTROPY, MARGIN}:
+            return "reads how hard a label is as a whole, and questions differ in that: leave out `stored`"
+        return None
 
     def check_labels(self, encoding: Encoding, fields: Collection[str]) -> None:
         """Raise StoreError unless labels in this encoding, with these fields beside it, are enough. Loads no torch."""
@@ -259,8 +270,14 @@ class Method(ABC):
         return (loss_L * rows.weights_L).mean()
 
     def loss(self, shared: SharedRows | None, labelled: LabelledRows | None, label_smoothing: float) -> Tensor:
-        """The whole loss of one step: a scalar. At least one side must be there."""
-        truth = None if labelled is None else self.truth_term(labelled, label_smoothing)
+        """The whole loss of one step: a scalar. At least one side must be there.
+
+        Labelled rows without a single item that counts (of masks, say) teach nothing: 0.
+        """
+        truth = None
+        if labelled is not None:
+            counted = len(labelled.truth_L) > 0
+            truth = self.truth_term(labelled, label_smoothing) if counted else labelled.student_LC.sum()
         if shared is None:
             if truth is None:
                 raise ValueError("a step without shared and without labelled rows has no loss")

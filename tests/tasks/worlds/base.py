@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class World:
     classes: tuple[str, ...]
     """Names of its labels; empty where a label is no class."""
     rows: Callable[[int, int, int], list[Row]]
-    """(how many, seed, domain 0 or 1) to source rows: the task's roles, and `label`."""
+    """(how many, seed, domain 0 or 1) to source rows: the task's roles and labels."""
     write: Callable[[Path, Sequence[Row]], dict[str, str]]
     """Writes rows under a path without suffix; the answer is a domain's `from`."""
     teacher: str
@@ -30,7 +30,7 @@ class World:
     """Settings that change every sample."""
     bad: Sequence[tuple[Row, str]]
     """Rows that are no samples, empty ones among them, and what is said of them."""
-    models: dict[str, dict[str, Any]]
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings under which models with a short name are built, quickly and without a network; left out: none are
     needed."""
     learning_rate: float = 1e-2

@@ -37,5 +37,4 @@ WORLD = World(
         ({"image": b"no picture"}, "not an image"),
         ({"image": np.zeros((8, 8, 3), np.uint8)}, "1 channel"),
     ),
-    models={},
 )
