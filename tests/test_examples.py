@@ -102,6 +102,7 @@ def test_scenes_segmentation_cut_short(tmp_path: Path) -> None:
         "task.stride=4",
         "teachers.unet.training.steps=3",
         "students.light.training.steps=3",
+        "students.unet-on-ten.training.steps=3",
         "evaluation.metrics=[mean_iou, iou_background]",
         "evaluation.cost=false",
     )
