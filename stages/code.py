@@ -65,11 +65,14 @@ def _collect(module_name: str, target: str, seen: dict[str, object]) -> None:
         if root in sys.stdlib_module_names:
             continue
         if root in PACKAGES_OURS:
-            # Of the house, only a plug-in's private helpers (`stages.tasks._images`) are part of the plug-in;
-            # the rest counts by the stages' versions.
+            # Of the house, a plug-in's private helpers (`stages.tasks._images`) and the plug-ins beside it that it is
+            # made of are part of it; the rest counts by the stages' versions.
             private = any(part.startswith("_") for part in imported.split("."))  # spares a look-up for every other name
-            if private and (helper := _longest_module(imported)) and helper.rpartition(".")[2].startswith("_"):
-                _collect(helper, target, seen)
+            beside = imported.startswith(f"{module_name.rpartition('.')[0]}.")
+            if (private or beside) and (helper := _longest_module(imported)):
+                name = helper.rpartition(".")[2]
+                if name.startswith("_") or (beside and name != "base" and helper.count(".") == module_name.count(".")):
+                    _collect(helper, target, seen)
             continue
         found = _installed_version(root)
         if found is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import ModelError
 from stages import code
-from stages.code import code_digest
+from stages.code import _collect, code_digest
 
 
 @pytest.fixture
@@ -69,3 +69,13 @@ def test_modules_that_import_each_other(folder: Path) -> None:
     before = code_digest("mine_e:f")
     write(folder, "mine_f.py", "import mine_e\nx = 2\n")
     assert code_digest("mine_e:f") != before
+
+
+def test_plug_ins_that_a_plug_in_is_made_of_count_with_their_helpers() -> None:
+    """What all plug-ins share (`base`) counts by the stages' versions."""
+    seen: dict[str, object] = {}
+    _collect("stages.tasks.image_questions", "stages.tasks.image_questions:TASK", seen)
+    ours = {name.removeprefix("stages.tasks.") for name in seen if name.startswith("stages")}
+    assert {"image_questions", "_questions", "image_classification", "_networks"} <= ours
+    assert "base" not in ours
+    assert "text_classification" not in ours

@@ -102,6 +102,7 @@ def test_scenes_segmentation_cut_short(tmp_path: Path) -> None:
         "task.stride=4",
         "teachers.unet.training.steps=3",
         "students.light.training.steps=3",
+        "students.unet-on-ten.training.steps=3",
         "evaluation.metrics=[mean_iou, iou_background]",
         "evaluation.cost=false",
     )
@@ -132,3 +133,19 @@ def test_reviews_to_tweets_cut_short(tmp_path: Path) -> None:
     }  # fmt: skip
     assert table["comparison"]["metric"] == "balanced_accuracy"
     assert 1000 < table["test_rows"] < 1100
+
+
+def test_reviews_to_tweets_rating_cut_short(tmp_path: Path) -> None:
+    """As above; a tweet whose rating is 0 has a label here."""
+    outputs = ran(
+        "reviews-to-tweets-rating.yaml",
+        tmp_path / "workspace",
+        "teachers.mini={domains: [reviews], model: embedding-bag, training: {steps: 20}}",
+        "students.bag.training.steps=20",
+        "evaluation.baselines=[no-teacher]",
+        "evaluation.cost=false",
+    )
+    assert len(outputs["domains.tweets"]["classes"]) == 33
+    table = outputs["evaluation.bag"]["table"]
+    assert table["comparison"]["metric"] == "mae"
+    assert all(0 < arm["mean"]["mae"] <= arm["mean"]["rmse"] < 4 for arm in table["arms"])

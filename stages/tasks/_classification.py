@@ -6,7 +6,7 @@ Shapes: B rows, C classes, W re-weightings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks.base import BadRow, Task
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Classification(Task):
     """One of C classes for each sample."""
 
-    metrics = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "nll")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "nll")
     errors = frozenset({"calibration_error", "nll"})
     unbounded = frozenset({"nll"})
 

@@ -9,7 +9,7 @@ Shapes: B rows, L numbers of a text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt, model_validator
 
@@ -68,12 +68,12 @@ class TextAugmentation(Contract):
 class TextClassification(Classification):
     """Texts and their classes."""
 
-    Config = TextConfig
+    Config: ClassVar[type[TextConfig]] = TextConfig
     Prepare = TextPrepare
     Preprocessing = TextPreprocessing
     Augmentation = TextAugmentation
     roles = ("text",)
-    metrics = ("balanced_accuracy", "accuracy", "macro_f1", "calibration_error", "nll")
+    metrics: ClassVar[tuple[str, ...]] = ("balanced_accuracy", "accuracy", "macro_f1", "calibration_error", "nll")
     models = ("minilm", "transformer-light", "text-cnn", "embedding-bag")
     libraries = ("transformers/NAME",)
 
