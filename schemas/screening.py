@@ -36,8 +36,8 @@ class Screened(Contract):
     """Its validation rows."""
     teacher: float
     """The teacher's figure on them."""
-    constant: float
-    """That of whoever always names the class that is most frequent in the draw."""
+    constant: float | None = None
+    """That of whoever always names the class that is most frequent in the draw; none where samples have no one class."""
 
 
 class ScreeningOutputs(Document):

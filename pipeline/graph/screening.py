@@ -45,7 +45,8 @@ def screening_notes(project: Project, done: Outputs) -> Iterator[str]:
         if not isinstance(found, ScreeningOutputs) or not found.draws:
             continue
         own = mean(draw.teacher for draw in found.draws)
-        others = {"always the most frequent class": mean(draw.constant for draw in found.draws)}
+        always = [draw.constant for draw in found.draws if draw.constant is not None]
+        others = {"always the most frequent class": mean(always)} if always else {}
         others |= {f"student '{name}' without a teacher": figure for name, figure in _alone(project, done, domain)}
         better = {who: figure for who, figure in others.items() if sign * figure >= sign * own}
         if better:

@@ -27,7 +27,7 @@ class ScreeningStage(Stage[ScreeningInputs, ScreeningOutputs]):
     """One teacher on the validation rows of one domain."""
 
     name = "screening"
-    version = 1
+    version = 2
     Inputs = ScreeningInputs
     Outputs = ScreeningOutputs
 
@@ -84,7 +84,7 @@ def screen(inputs: ScreeningInputs, storage: Storage) -> tuple[Screened, ...]:
     for budget in budgets:
         truth = budget.validation_truth
         said = arranged(task, model_logits(teacher, samples, budget.validation_positions, inputs.batch_size), order)
-        floor = 0.0
+        floor = None
         if not task.coded:
             every = np.r_[budget.train_truth, truth]
             constant = always(int(np.bincount(every).argmax()), len(truth), len(inputs.classes))

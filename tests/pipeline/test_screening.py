@@ -49,8 +49,8 @@ def test_who_is_better_is_named(tmp_path: Path) -> None:
     spec = load_spec(write_world(tmp_path)).spec
     project = Project(spec, normal_parts(spec), {}, {})
 
-    def notes(teacher: float, alone: float | None = None) -> list[str]:
-        draws = (Screened(rows=6, teacher=teacher, constant=0.5), Screened(rows=6, teacher=teacher, constant=0.3))
+    def notes(teacher: float, alone: float | None = None, always: tuple[float | None, ...] = (0.5, 0.3)) -> list[str]:
+        draws = tuple(Screened(rows=6, teacher=teacher, constant=one) for one in always)
         done: dict[str, Any] = {"screening.fit.target": ScreeningOutputs(draws=draws)}
         if alone is not None:
             seeds = [{"seed": seed, "selection": {"accuracy": alone}} for seed in (0, 1)]
@@ -61,6 +61,7 @@ def test_who_is_better_is_named(tmp_path: Path) -> None:
 
     assert notes(0.41) == []
     assert notes(0.41, alone=0.40) == []
+    assert notes(0.01, always=(None, None)) == [], "of masks or numbers there is no most frequent class"
     (constant,) = notes(0.4)
     assert "accuracy 40.0 on 6 validation rows (of 2 draws), where always the most frequent class has 40.0" in constant
     (student,) = notes(0.6, alone=0.7)
