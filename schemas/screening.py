@@ -37,7 +37,7 @@ class Screened(Contract):
     teacher: float
     """The teacher's figure on them."""
     constant: float | None = None
-    """That of whoever always names the class that is most frequent in the draw; none where samples have no one class."""
+    """That of whoever always names the class that is most frequent in the draw; none where samples have no class."""
 
 
 class ScreeningOutputs(Document):

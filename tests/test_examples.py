@@ -141,6 +141,8 @@ def test_reviews_to_tweets_rating_cut_short(tmp_path: Path) -> None:
         "reviews-to-tweets-rating.yaml",
         tmp_path / "workspace",
         "teachers.mini={domains: [reviews], model: embedding-bag, training: {steps: 20}}",
+        "students.mini-on-fifty={model: embedding-bag, domain: tweets, start: mini, method: none, baselines: [], "
+        "training: {steps: 5}}",
         "students.bag.training.steps=20",
         "evaluation.baselines=[no-teacher]",
         "evaluation.cost=false",
