@@ -62,6 +62,13 @@ def build_graph(
 def _notes(project: Project) -> list[str]:
     """How the spec was understood, where that is not plain."""
     notes: list[str] = []
+    for target, domain in project.spec.domains.items():
+        if domain.label_budget is not None and (hidden := domain.label_budget.without):
+            tuned = ", and a teacher that rounds tune on true labels may forget them" if project.spec.rounds else ""
+            notes.append(
+                f"{target}: no true label shows {', '.join(hidden)}: selection quality, and all that it decides, says "
+                f"nothing of them{tuned}"
+            )
     for name in dict.fromkeys(one.labels for one in project.spec.students.values() if project.weighed(one)):
         sets = " and ".join(project.spec.labels[str(name)].fuse)
         notes.append(f"{name}: tables show the even mean of {sets}; each student weighs them on its own budget")

@@ -45,6 +45,15 @@ def test_every_step_stands_after_what_it_needs(value: dict[str, Any], tmp_path: 
     assert {"budgets.source", "budgets.target.seed0", "students.small.source", "evaluation.big.target"} <= seen
 
 
+def test_what_selection_cannot_see_is_told(value: dict[str, Any], tmp_path: Path) -> None:
+    value["domains"]["target"]["label_budget"]["without"] = ["slope"]
+    (note,) = graph_of(value, tmp_path).notes
+    assert note.startswith("target: no true label shows slope: selection quality")
+    assert "tune" not in note
+    value["rounds"] = {"policy": "bootstrap"}
+    assert "a teacher that rounds tune on true labels may forget them" in graph_of(value, tmp_path).notes[0]
+
+
 def test_all_data_is_made_before_anything_is_trained(value: dict[str, Any], tmp_path: Path) -> None:
     steps = graph_of(value, tmp_path).steps
     data = {name for name in steps if name.split(".")[0] in ("domains", "splits", "budgets")}
