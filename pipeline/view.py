@@ -10,6 +10,8 @@ from schemas.runs import Event
 
 PLAIN_EVERY_S = 10.0
 """Off a terminal a running step says how far it is no more often than this."""
+PACE_OVER_S = 2.0
+"""The pace of a step is told when it worked for so long."""
 
 
 class View:
@@ -22,6 +24,8 @@ class View:
         self._live: Any = None
         self._tasks: dict[str, Any] = {}
         self._spoken: dict[str, float] = {}
+        self._paces: dict[str, tuple[Event, Event]] = {}
+        """First and last word of each running step on how far it is."""
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -55,7 +59,8 @@ class View:
                 self._advance(event)
             case "done":
                 self._end(event.step)
-                self._line("green", "done", event, f" in {event.seconds:.1f} s" if event.seconds is not None else "")
+                took = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
+                self._line("green", "done", event, took + self._pace(event.step))
             case "skipped":
                 self._end(event.step)
                 self._line("dim", "kept", event, "")
@@ -75,6 +80,8 @@ class View:
 
     def _advance(self, event: Event) -> None:
         count, rate = _count(event), ""
+        first, _ = self._paces.get(event.step, (event, event))
+        self._paces[event.step] = (event if first.unit != event.unit else first, event)
         if self._live is not None:
             task = self._tasks.get(event.step)
             if task is not None:
@@ -92,6 +99,17 @@ class View:
         task = self._tasks.pop(step, None)
         if task is not None:
             self._live.remove_task(task)
+
+    def _pace(self, step: str) -> str:
+        """What the step did in a second of this run: starting up and what was done before do not count."""
+        if step not in self._paces:
+            return ""
+        first, last = self._paces.pop(step)
+        time_s, done = last.time - first.time, (last.done or 0) - (first.done or 0)
+        if time_s < PACE_OVER_S or done <= 0:
+            return ""
+        pace = done / time_s
+        return f", {pace:,.0f} {last.unit}/s" if pace >= 10 else f", {pace:.1f} {last.unit}/s"
 
     def _line(self, style: str, word: str, event: Event, tail: str) -> None:
         message = f": {_safe(event.message)}" if event.message else ""

@@ -59,6 +59,7 @@ class LabelJob:
                 self.reporter.progress(done, self.rows_total, "rows")
 
         teacher = load_model(self.teacher_place, self.teacher)
+        told(0)  # from here on its pace counts
         return Labeller(
             Store(self.store),
             Samples.open(self.samples_place, self.samples).only(teacher.task.reads(teacher.preprocessing)),

@@ -156,7 +156,7 @@ def test_hidden_labels_change_nothing_for_any_method(tmp_path: Path) -> None:
         everyone = [
             like.model_copy(update={"name": name, "method": part, "source": source})
             for name in METHODS.names()
-            if name not in ("sequence", "consistency")  # they read labels of items, and of several views
+            if name not in ("sequence", "consistency")  # tests/tasks/test_conformance.py has them
             for part in [Part.model_validate({"name": name, **EXAMPLES.get(name, {})})]
         ]
         by_loss = Part.model_validate({"name": "hard-examples", "measure": "loss"})

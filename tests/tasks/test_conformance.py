@@ -18,6 +18,7 @@ import yaml
 
 from pipeline.api import run
 from schemas.base import Part
+from schemas.labels import SAID
 from schemas.training import Training
 from stages.domains.pack import pack_row
 from stages.domains.reader import TRAIN, VALIDATION, read_budget, read_split
@@ -269,6 +270,14 @@ def test_metrics_know_right_from_wrong(name: str) -> None:
 # --- the whole way -----------------------------------------------------------------------------------------------
 
 
+def methods_of(name: str) -> dict[str, str]:
+    """Methods by student: `soft`, and beside it one that reads what stands beside a task's labels."""
+    task = task_of(name)
+    if task.forces and SAID in task.recalls:
+        return {"small": "soft", "other": "sequence"}
+    return {"small": "soft", "other": "consistency"} if task.label_shape.kind == "sample" else {"small": "soft"}
+
+
 def write_spec(folder: Path, name: str, target: list[Row]) -> Path:
     """A spec over two tiny domains, the target's rows as given."""
     world = world_of(name)
@@ -305,11 +314,13 @@ def write_spec(folder: Path, name: str, target: list[Row]) -> Path:
         },
         "labels": {"said": {"teacher": "big", "domain": "there", "views": views}},
         "students": {
-            "small": {
+            student: {
                 "model": part_of(name, world.student).dump(),
                 "labels": "said",
+                "method": method,
                 "training": {**training, "augmentation": world.augmentation},
             }
+            for student, method in methods_of(name).items()
         },
         "evaluation": {
             "metrics": [metric],
@@ -354,11 +365,12 @@ def test_the_whole_way_and_hidden_labels_change_nothing(name: str, tmp_path: Pat
     assert not second.failures, second.failures
     assert second.outputs["domains.there"].truth.digest != first.outputs["domains.there"].truth.digest
     assert second.outputs["labels.said"].labels.digest == first.outputs["labels.said"].labels.digest
-    for one, other in zip(
-        first.outputs["students.small"].students, second.outputs["students.small"].students, strict=True
-    ):
-        assert one.model.digest == other.model.digest, (one.arm, one.seed)
-    assert second.outputs["evaluation.small"].table.arms == first.outputs["evaluation.small"].table.arms
+    for student in methods_of(name):
+        before, after = (of.outputs[f"students.{student}"].students for of in (first, second))
+        for one, other in zip(before, after, strict=True):
+            assert one.model.digest == other.model.digest, (student, one.arm, one.seed)
+        evaluation = f"evaluation.{student}"
+        assert second.outputs[evaluation].table.arms == first.outputs[evaluation].table.arms
 
 
 def test_its_starting_spec_is_a_spec(name: str, tmp_path: Path) -> None:
