@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from pipeline.draws import draw_faults
 from pipeline.ensembles import ensemble_faults
 from pipeline.graph.project import ALONE, Project
 from pipeline.graph.teachers import classes_of
@@ -159,6 +160,7 @@ def _order_faults(spec: Spec) -> Iterator[str]:
             )
         if spec.teachers[project.root(student.start)].class_map:
             yield f"{spec.where(name)}.start: teacher '{student.start}' has other classes behind a `class_map`"
+    yield from draw_faults(project)
 
 
 def _can_calibrate(spec: Spec, student: Student) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -110,6 +110,9 @@ class Split(Contract):
 class LabelBudget(Contract):
     """How many true labels of the domain a project may use, for training and for validation."""
 
+    circumstance: ClassVar[frozenset[str]] = frozenset({"seed"})
+    """What is drawn has a seed of its own (`BudgetInputs.seed`)."""
+
     train: NonNegativeInt
     """True labels for training, in rows."""
     validation: NonNegativeInt
@@ -118,6 +121,9 @@ class LabelBudget(Contract):
     """`blind` draws by hash alone; `class-balanced` looks at the truth to draw alike from each class."""
     without: tuple[str, ...] = ()
     """Classes of which no true label may be used, as where nobody has labelled them; a teacher may know them."""
+    seed: NonNegativeInt | None = None
+    """The one draw that all seeds use; left out: each has its own. A teacher that learned from the budget has its draw,
+    and so has whoever learns from it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -47,8 +47,11 @@ class Project:
 
     def draws(self, domain: str) -> list[int]:
         """Seeds whose budget of a domain is drawn: those of its students and of teachers trained on it."""
-        if not self.has_budget(domain):
+        budget = self.spec.domains[domain].label_budget
+        if budget is None:
             return [0]
+        if budget.seed is not None:
+            return [budget.seed]
         students, teachers = self.spec.students.values(), self.spec.teachers.values()
         seeds = {seed for student in students if self.target(student) == domain for seed in student.seeds}
         seeds |= {teacher.seed for teacher in teachers if domain in teacher.domains}
@@ -57,11 +60,15 @@ class Project:
 
     def budget(self, domain: str, seed: int) -> str:
         """The step that draws a domain's budget for a seed."""
-        return f"budgets.{domain}.seed{seed}" if self.has_budget(domain) else f"budgets.{domain}"
+        budget = self.spec.domains[domain].label_budget
+        if budget is None:
+            return f"budgets.{domain}"
+        return f"budgets.{domain}.seed{seed if budget.seed is None else budget.seed}"
 
     def data(self, domain: str, *seeds: int) -> tuple[str, ...]:
         """The steps that make a domain, its splits, and its budgets for these seeds."""
-        return (f"domains.{domain}", f"splits.{domain}", *(self.budget(domain, seed) for seed in seeds))
+        budgets = dict.fromkeys(self.budget(domain, seed) for seed in seeds)
+        return (f"domains.{domain}", f"splits.{domain}", *budgets)
 
     # --- teachers --------------------------------------------------------------------------------------------
 

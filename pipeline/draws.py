@@ -1,0 +1,45 @@
+"""Whose truth a student is told by its teacher: a teacher that learned from one draw of a label budget tells of it.
+
+A student of another seed has a draw of its own. It would know the truth of both, and its baselines of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.graph.project import Project
+
+
+def draw_faults(project: Project) -> Iterator[str]:
+    """Students of several seeds whose labels or first weights rest on another draw than their own."""
+    spec = project.spec
+    for name, student in spec.students.items():
+        target = project.target(student)
+        budget = spec.domains[target].label_budget
+        if budget is None or budget.seed is not None or not budget.train + budget.validation:
+            continue
+        told = [*(project.said_by(student.labels) if student.labels is not None else ()), student.start]
+        for teacher in dict.fromkeys(who for who in told if who is not None):
+            draws = learned_draws(project, teacher, target)
+            if other := sorted({draw for draw in draws for seed in student.seeds if draw != seed}):
+                yield (
+                    f"{spec.where(name)}: teacher '{teacher}' learned from draw {', '.join(map(str, other))} of the "
+                    f"label budget of '{target}', and seeds of the student have draws of their own, so they would be "
+                    f"told more truth than their baselines: set `domains.{target}.label_budget.seed: {other[0]}`, "
+                    "which gives all seeds one draw, or give each seed a teacher"
+                )
+
+
+def learned_draws(project: Project, teacher: str, domain: str) -> set[int]:
+    """Seeds of the draws of a domain's label budget that a teacher, or one that it is made from, learned from."""
+    spec = project.spec
+    found = spec.teachers[teacher]
+    own = {found.seed} if domain in found.domains else set()
+    parents = [found.from_] if found.from_ else []
+    if found.student is not None:
+        student = spec.students[found.student]
+        read = (project.target(student), project.mixed(found.student, "distilled"))
+        own |= {found.seed} if domain in read else set()
+        said = project.said_by(student.labels) if student.labels is not None else []
+        parents += [who for who in (*said, student.start) if who is not None]
+    return own.union(*(learned_draws(project, parent, domain) for parent in parents))
