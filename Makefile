@@ -12,7 +12,7 @@ CONSTRAINTS := deploy/constraints.txt
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 EXAMPLES := mnist-to-digits digit-questions reviews-to-tweets reviews-to-tweets-rating strings-translation \
 	scenes-detection crowns-detection scenes-segmentation
-EXAMPLES_FULL := mnist-to-digits reviews-to-tweets-full scenes-segmentation-full
+EXAMPLES_FULL := mnist-to-digits reviews-to-tweets-full strings-translation-full scenes-detection-full scenes-segmentation-full
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -93,6 +93,30 @@ def test_strings_translation_cut_short(tmp_path: Path) -> None:
     assert table["comparison"]["metric"] == "bleu"
 
 
+def test_scenes_detection_cut_short(tmp_path: Path) -> None:
+    """All scenes, at four tenths of their size; a few steps of each model."""
+    outputs = ran(
+        "scenes-detection-full.yaml",
+        tmp_path / "workspace",
+        "task.image_size=64",
+        "task.items=16",
+        "teachers.two-stage.training.steps=2",
+        "teachers.light-on-mnist.training.steps=2",
+        "students.two-stage-on-ten.training.steps=2",
+        "students.light.training.steps=2",
+        "students.light.seeds=2",
+        "evaluation.metrics=[map50]",
+        "evaluation.cost=false",
+    )
+    assert outputs["labels.two-stage-on-uci"]["rows"] == outputs["domains.uci"]["rows"] == 547
+    assert [name for name in outputs if name.startswith("budgets.uci")] == ["budgets.uci.seed0"]
+    table = outputs["evaluation.light"]["table"]
+    assert {arm["arm"] for arm in table["arms"]} == {
+        "teacher", "distilled", "no-teacher", "source-only", "source-finetuned"
+    }  # fmt: skip
+    assert table["selection_rows"] == [20, 20]
+
+
 def test_scenes_segmentation_cut_short(tmp_path: Path) -> None:
     """All scenes, at a fifth of their size; a few steps of each model."""
     outputs = ran(

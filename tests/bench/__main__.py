@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("runs", "labels", "students", "losses")
+BENCHES = ("runs", "labels", "students", "formats", "losses")
 
 
 def main() -> None:
