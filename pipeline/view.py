@@ -12,6 +12,8 @@ PLAIN_EVERY_S = 10.0
 """Off a terminal a running step says how far it is no more often than this."""
 PACE_OVER_S = 2.0
 """The pace of a step is told when it worked for so long."""
+LEAST_PACE = 0.1
+"""Units a second from which a pace tells anything."""
 
 
 class View:
@@ -106,9 +108,9 @@ class View:
             return ""
         first, last = self._paces.pop(step)
         time_s, done = last.time - first.time, (last.done or 0) - (first.done or 0)
-        if time_s < PACE_OVER_S or done <= 0:
+        pace = done / time_s if time_s >= PACE_OVER_S else 0.0
+        if pace < LEAST_PACE:
             return ""
-        pace = done / time_s
         return f", {pace:,.0f} {last.unit}/s" if pace >= 10 else f", {pace:.1f} {last.unit}/s"
 
     def _line(self, style: str, word: str, event: Event, tail: str) -> None:

@@ -15,6 +15,7 @@ from schemas.runs import Event
         ((500, 0), (512, 5), "in 9.0 s, 2.4 rows/s"),  # the first 500 were there before
         ((0, 0), (600, 1), "in 9.0 s"),  # too short to tell
         ((600, 0), (600, 9), "in 9.0 s"),
+        ((0, 0), (1, 60), "in 9.0 s"),
     ],
 )
 def test_a_step_that_is_done_tells_the_pace_of_this_run(
