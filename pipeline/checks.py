@@ -150,6 +150,11 @@ def _order_faults(spec: Spec) -> Iterator[str]:
         yield from error.problems
         return
     for name, student in spec.students.items():
+        if student.pretrain and (project.source(student) is None or project.maps_classes(student)):
+            yield (
+                f"{spec.where(name)}.pretrain: the source is where its teacher was trained, and none with its "
+                "classes is known: leave it out, or `start` from a teacher"
+            )
         if student.start is None:
             continue
         model, _ = project.made_like(student.start)

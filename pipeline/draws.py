@@ -11,11 +11,21 @@ from pipeline.graph.project import Project
 
 
 def draw_faults(project: Project) -> Iterator[str]:
-    """Students of several seeds whose labels or first weights rest on another draw than their own."""
+    """Students of several seeds that are copies, or whose labels or first weights rest on another draw than theirs."""
     spec = project.spec
     for name, student in spec.students.items():
         target = project.target(student)
         budget = spec.domains[target].label_budget
+        if (
+            student.start
+            and not student.pretrain
+            and len(student.seeds) > 1
+            and (budget is None or budget.seed is not None)
+        ):
+            yield (
+                f"{spec.where(name)}.seeds: they start from the same weights and have the same true labels, so they "
+                "are copies of each other: give it one seed, or `pretrain: true` in the place of `start`"
+            )
         if budget is None or budget.seed is not None or not budget.train + budget.validation:
             continue
         told = [*(project.said_by(student.labels) if student.labels is not None else ()), student.start]
@@ -38,7 +48,8 @@ def learned_draws(project: Project, teacher: str, domain: str) -> set[int]:
     parents = [found.from_] if found.from_ else []
     if found.student is not None:
         student = spec.students[found.student]
-        read = (project.target(student), project.mixed(found.student, "distilled"))
+        read = [project.target(student), project.mixed(found.student, "distilled")]
+        read += [project.source(student)] if student.pretrain else []
         own |= {found.seed} if domain in read else set()
         said = project.said_by(student.labels) if student.labels is not None else []
         parents += [who for who in (*said, student.start) if who is not None]

@@ -397,6 +397,9 @@ class Student(Contract):
     """Given weights that it and its baselines start from; a head of another size starts anew."""
     start: Name | None = None
     """A teacher whose weights it and its baselines start from; of the same model."""
+    pretrain: bool = False
+    """Whether it starts, seed by seed, from itself trained on the source: its `source-only` arm, as `source-finetuned`
+    does."""
     baselines: tuple[Baseline, ...] | None = None
     """What it is compared with; left out: as `evaluation` says."""
     baseline_rates: dict[Baseline, PositiveFloat] = {}
@@ -422,6 +425,8 @@ class Student(Contract):
             raise ValueError("`halving` compares the points of a `grid`: give one, or leave it out")
         if self.start is not None and self.weights is not None:
             raise ValueError("a student starts from given `weights` or from a teacher's (`start`): leave out one")
+        if self.pretrain and self.halving is not None:
+            raise ValueError("`halving` ends points before their own training on the source: leave out `pretrain`")
         return self
 
 

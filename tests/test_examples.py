@@ -101,7 +101,6 @@ def test_scenes_detection_cut_short(tmp_path: Path) -> None:
         "task.image_size=64",
         "task.items=16",
         "teachers.two-stage.training.steps=2",
-        "teachers.light-on-mnist.training.steps=2",
         "students.two-stage-on-ten.training.steps=2",
         "students.light.training.steps=2",
         "students.light.seeds=2",

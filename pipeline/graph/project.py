@@ -260,9 +260,16 @@ class Project:
         return arms
 
     def trained_arms(self, name: str) -> list[Arm]:
-        """Arms to train: fine-tuning starts from the source-only student, whether or not that one is shown."""
+        """Arms to train: what starts from the source-only student needs it, whether or not that one is shown."""
         arms = self.arms(name)
-        return [*arms, "source-only"] if "source-finetuned" in arms and "source-only" not in arms else arms
+        return [*arms, "source-only"] if self.on_source_first(name) and "source-only" not in arms else arms
+
+    def on_source_first(self, name: str) -> list[Arm]:
+        """Arms that start from the source-only one of their seed."""
+        first: tuple[Arm, ...] = (
+            ("distilled", "source-finetuned") if self.spec.students[name].pretrain else ("source-finetuned",)
+        )
+        return [arm for arm in self.arms(name) if arm in first]
 
     def views(self, labels: str | None) -> Views:
         """The readings of each row that a label set holds; those of a fused one are its parents'."""

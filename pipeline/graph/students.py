@@ -54,14 +54,14 @@ def add_student(graph: Graph, project: Project, name: str, after: tuple[str, ...
     """`students.NAME` on the target and, where a baseline starts from it, `students.NAME.source` before it."""
     student = project.spec.students[name]
     source = project.source(student)
-    if source is not None and any(arm.startswith("source") for arm in project.arms(name)):
+    if source is not None and any(arm.startswith("source") for arm in project.trained_arms(name)):
         _add(graph, project, f"students.{name}.source", name, ON_SOURCE, after)
     _add(graph, project, f"students.{name}", name, ON_TARGET, after)
 
 
 def _add(graph: Graph, project: Project, step: str, name: str, arms: tuple[Arm, ...], after: tuple[str, ...]) -> None:
     needs, source = _needs(project, name, arms), f"{step}.source"
-    if "source-finetuned" in arms and "source-finetuned" in project.arms(name):
+    if set(arms).intersection(project.on_source_first(name)):
         needs.append(source)
     halving = project.halving(name)
     if halving is not None:
@@ -125,7 +125,7 @@ def _cohort(
             for arm in arms
             if arm in project.trained_arms(name)
             for seed in project.spec.students[name].seeds
-            if arm != "source-finetuned" or starts[seed] is not None
+            if arm not in project.on_source_first(name) or starts[seed] is not None
         ),
         held_out=held_out(project, done, target) if domain != target else (),
     )
@@ -139,7 +139,7 @@ def _student(
     distilled = arm == "distilled"
     if arm in student.baseline_rates:
         training = training.model_copy(update={"learning_rate": student.baseline_rates[arm]})
-    start = starts[seed] if arm == "source-finetuned" else None
+    start = starts[seed] if arm in project.on_source_first(name) else None
     if start is None and student.weights:
         start = project.weights[student.weights]
     if start is None and student.start:

@@ -47,6 +47,9 @@ def chain(path: Path, **changes: Any) -> Path:
     return path
 
 
+COPIES = {"students_tuned": {"seeds": [1, 2]}}
+
+
 def loaded_rate(path: Path) -> float:
     return float(load_spec(path).spec.students["tuned"].training.learning_rate)
 
@@ -110,6 +113,14 @@ def test_who_learns_from_another_trains_after_it(tmp_path: Path) -> None:
         ({"students_tuned": {"model": "mobile-tiny"}}, "'big' is a resnet-tiny and the student a mobile-tiny"),
         ({"students_tuned": {"weights": "some.pt"}}, "`weights` or from a teacher's .*leave out one"),
         (
+            {"students_tuned": {"domain": "target", "labels": None, "method": "none", "pretrain": True}},
+            "none with the student",
+        ),
+        (
+            {"domains_target": {"label_budget": {"train": 5, "validation": 5, "seed": 1}}, **COPIES},
+            "copies of each other",
+        ),
+        (
             {"students_second": {"seeds": [0, 1]}},
             "students.second: teacher 'was-small' learned from draw 1 of .*label_budget.seed: 1",
         ),
@@ -143,3 +154,24 @@ def test_a_draw_is_learned_from_over_all_that_a_teacher_is_made_from(tmp_path: P
     assert learned_draws(project, "big", "target") == set()
     assert learned_draws(project, "was-small", "target") == {1}
     assert learned_draws(project, "was-small", "source") == {0}
+
+
+def test_a_student_may_start_from_itself_on_the_source(tmp_path: Path) -> None:
+    """Seed by seed, and its baseline does too; what has no teacher begins anew."""
+    path = write_spec(write_world(tmp_path))
+    value = yaml.safe_load(path.read_text())
+    student = value["students"]["small"]
+    value["students"] = {
+        "small": student
+        | {"pretrain": True, "seeds": 2, "training": {**student["training"], "steps": 1}, "baselines": ["no-teacher"]}
+    }
+    value["evaluation"] = {"cost": False, "bootstrap": 50}
+    path.write_text(yaml.safe_dump(value))
+    result = run(path)
+    assert not result.failures
+    rate = float(load_spec(path).spec.students["small"].training.learning_rate)
+    before = {one.seed: one.model for one in result.outputs["students.small.source"].students}
+    for one in result.outputs["students.small"].students:
+        now, then = (read_state(Place(ref.uri), ref) for ref in (one.model, before[one.seed]))
+        moved = max(float((now[name] - value).abs().max()) for name, value in then.items() if value.dim() == 4)
+        assert (0 < moved < 1.1 * rate) == (one.arm == "distilled"), (one.arm, one.seed, moved)
