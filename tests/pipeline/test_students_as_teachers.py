@@ -114,7 +114,7 @@ def test_who_learns_from_another_trains_after_it(tmp_path: Path) -> None:
         ({"students_tuned": {"weights": "some.pt"}}, "`weights` or from a teacher's .*leave out one"),
         (
             {"students_tuned": {"domain": "target", "labels": None, "method": "none", "pretrain": True}},
-            "none with the student",
+            "none with its classes",
         ),
         (
             {"domains_target": {"label_budget": {"train": 5, "validation": 5, "seed": 1}}, **COPIES},
