@@ -189,6 +189,7 @@ def test_two_ranks_equal_this_process(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long  # two minutes of worker groups; test_bisection.py has the search itself
 def test_who_ends_the_process_is_found_and_the_others_end_well(
     made: CohortInputs, tmp_path: Path, ray_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
