@@ -28,8 +28,7 @@ def draw_faults(project: Project) -> Iterator[str]:
             )
         if budget is None or budget.seed is not None or not budget.train + budget.validation:
             continue
-        told = [*(project.said_by(student.labels) if student.labels is not None else ()), student.start]
-        for teacher in dict.fromkeys(who for who in told if who is not None):
+        for teacher in sorted(project.teachers_of(name)):
             draws = learned_draws(project, teacher, target)
             if other := sorted({draw for draw in draws for seed in student.seeds if draw != seed}):
                 yield (
@@ -45,12 +44,9 @@ def learned_draws(project: Project, teacher: str, domain: str) -> set[int]:
     spec = project.spec
     found = spec.teachers[teacher]
     own = {found.seed} if domain in found.domains else set()
-    parents = [found.from_] if found.from_ else []
     if found.student is not None:
         student = spec.students[found.student]
         read = [project.target(student), project.mixed(found.student, "distilled")]
         read += [project.source(student)] if student.pretrain else []
         own |= {found.seed} if domain in read else set()
-        said = project.said_by(student.labels) if student.labels is not None else []
-        parents += [who for who in (*said, student.start) if who is not None]
-    return own.union(*(learned_draws(project, parent, domain) for parent in parents))
+    return own.union(*(learned_draws(project, parent, domain) for parent in project.parents(teacher)))

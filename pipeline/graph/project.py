@@ -98,16 +98,20 @@ class Project:
             return self.said_by(found.labels)
         return [found.start]
 
-    def _parents(self, teacher: str) -> set[str]:
+    def teachers_of(self, student: str) -> set[str]:
+        """Teachers of the spec whose labels or weights a student has."""
+        start = self.spec.students[student].start
+        return {who for who in (*self._taught(student), start) if who is not None}
+
+    def parents(self, teacher: str) -> set[str]:
         """Teachers that a teacher is made from, at first hand: over a student, those whose labels or weights it had."""
         found = self.spec.teachers[teacher]
         if found.student is None:
             return {found.from_} if found.from_ else set()
-        start = self.spec.students[found.student].start
-        return {who for who in (*self._taught(found.student), start) if who is not None}
+        return self.teachers_of(found.student)
 
     def _rests_on(self, teacher: str, wanted: str) -> bool:
-        return teacher == wanted or any(self._rests_on(parent, wanted) for parent in self._parents(teacher))
+        return teacher == wanted or any(self._rests_on(parent, wanted) for parent in self.parents(teacher))
 
     def in_order(self) -> list[tuple[str, str]]:
         """(`teachers`, `labels` or `students`, name) of all of them, each after those that it is made from.

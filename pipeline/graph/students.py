@@ -51,7 +51,7 @@ def add_halving(graph: Graph, project: Project, name: str, after: tuple[str, ...
 
 
 def add_student(graph: Graph, project: Project, name: str, after: tuple[str, ...]) -> None:
-    """`students.NAME` on the target and, where a baseline starts from it, `students.NAME.source` before it."""
+    """`students.NAME` on the target and, where an arm is or starts from it, `students.NAME.source` before it."""
     student = project.spec.students[name]
     source = project.source(student)
     if source is not None and any(arm.startswith("source") for arm in project.trained_arms(name)):

@@ -50,8 +50,14 @@ def chain(path: Path, **changes: Any) -> Path:
 COPIES = {"students_tuned": {"seeds": [1, 2]}}
 
 
-def loaded_rate(path: Path) -> float:
-    return float(load_spec(path).spec.students["tuned"].training.learning_rate)
+def rate_of(path: Path, student: str) -> float:
+    return float(load_spec(path).spec.students[student].training.learning_rate)
+
+
+def moved(model: Any, before: Any) -> float:
+    """How far the weight of a convolution moved that moved most."""
+    now, then = (read_state(Place(ref.uri), ref) for ref in (model, before))
+    return max(float((now[name] - value).abs().max()) for name, value in then.items() if value.dim() == 4)
 
 
 def test_the_whole_way(tmp_path: Path) -> None:
@@ -83,9 +89,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     # one step of Adam moves no weight by more than its rate, so it began at the teacher's
     tuned = next(one for one in done["students.tuned"].students if one.arm == "distilled").model
     big = done["teachers.big"].model
-    now, then = read_state(Place(tuned.uri), tuned), read_state(Place(big.uri), big)
-    moved = [float((now[name] - value).abs().max()) for name, value in then.items() if value.dim() == 4]
-    assert 0 < max(moved) < 1.1 * loaded_rate(path)
+    assert 0 < moved(tuned, big) < 1.1 * rate_of(path, "tuned")
     assert {arm.arm for arm in done["evaluation.tuned"].table.arms} == {"teacher", "distilled"}
     assert {arm.arm for arm in done["evaluation.second"].table.arms} == {"teacher", "distilled", "no-teacher"}
     assert plan(path).to_do == []
@@ -169,9 +173,8 @@ def test_a_student_may_start_from_itself_on_the_source(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(value))
     result = run(path)
     assert not result.failures
-    rate = float(load_spec(path).spec.students["small"].training.learning_rate)
+    rate = rate_of(path, "small")
     before = {one.seed: one.model for one in result.outputs["students.small.source"].students}
     for one in result.outputs["students.small"].students:
-        now, then = (read_state(Place(ref.uri), ref) for ref in (one.model, before[one.seed]))
-        moved = max(float((now[name] - value).abs().max()) for name, value in then.items() if value.dim() == 4)
-        assert (0 < moved < 1.1 * rate) == (one.arm == "distilled"), (one.arm, one.seed, moved)
+        far = moved(one.model, before[one.seed])
+        assert (0 < far < 1.1 * rate) == (one.arm == "distilled"), (one.arm, one.seed, far)
