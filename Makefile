@@ -12,7 +12,7 @@ CONSTRAINTS := deploy/constraints.txt
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 EXAMPLES := mnist-to-digits digit-questions reviews-to-tweets reviews-to-tweets-rating strings-translation \
 	scenes-detection crowns-detection scenes-segmentation
-EXAMPLES_FULL := mnist-to-digits reviews-to-tweets-full strings-translation-full scenes-detection-full scenes-segmentation-full
+EXAMPLES_FULL := reviews-to-tweets strings-translation scenes-detection scenes-segmentation
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,7 +39,7 @@ examples: setup ## run the small form of each example (minutes each; data comes 
 	@for name in $(EXAMPLES); do $(BIN)/crossdistill run examples/$$name.yaml || exit; done
 
 examples-full: setup ## run the full form of each example: more seeds, students and targets
-	@for name in $(EXAMPLES_FULL); do $(BIN)/crossdistill run examples/$$name.yaml || exit; done
+	@for name in $(EXAMPLES_FULL); do $(BIN)/crossdistill run examples/$$name.yaml --form full || exit; done
 
 test: lint ## lint, then all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
