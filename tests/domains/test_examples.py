@@ -197,13 +197,22 @@ def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
         ("interface-strings", 14765, {"en": "Check", "zh": "选中"}),
         ("spreadsheet-strings", 3006, {"en": "Shrink", "fr": "Réduire", "zh": "收缩"}),
         (
-            "verses",
-            6236,
+            "long-verses",
+            2926,
             {
                 "sample_id": "1:1",
                 "en": "In the name of Allah, the Entirely Merciful, the Especially Merciful",
-                "fr": "Au nom d'Allah, le Tout Miséricordieux, le Très Miséricordieux",
                 "zh": "奉至仁至慈的安拉之名",
+            },
+        ),
+        (
+            "short-verses",
+            3172,
+            {
+                "sample_id": "26:3",
+                "en": "Perhaps, [O Muhammad], you would kill yourself with grief that they will not be believers",
+                "fr": "Il se peut que tu te consumes de chagrin parce qu'ils ne sont pas croyants",
+                "zh": "因为他们不信道，你或许气的要死。",
             },
         ),
     ],
