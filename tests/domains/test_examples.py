@@ -209,10 +209,10 @@ def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
             "short-verses",
             3172,
             {
-                "sample_id": "26:3",
-                "en": "Perhaps, [O Muhammad], you would kill yourself with grief that they will not be believers",
-                "fr": "Il se peut que tu te consumes de chagrin parce qu'ils ne sont pas croyants",
-                "zh": "因为他们不信道，你或许气的要死。",
+                "sample_id": "26:1",
+                "en": "Ta, Seen, Meem",
+                "fr": "T'â, Sîn, Mim",
+                "zh": "塔辛\uff0c米目\uff0c",
             },
         ),
     ],
@@ -230,9 +230,10 @@ def test_translations_are_what_they_say(
     assert all(text.strip() for values in columns.values() for text in values.tolist())
 
 
-def test_no_english_string_is_in_both_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [("interface-strings", "spreadsheet-strings"), ("long-verses", "short-verses")])
+def test_no_english_string_is_in_both_domains(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CROSSDISTILL_CACHE")
-    source, target = (EXAMPLES.get(name).rows()["en"].tolist() for name in ("interface-strings", "spreadsheet-strings"))
+    source, target = (EXAMPLES.get(name).rows()["en"].tolist() for name in names)
     assert not set(source) & set(target)
     assert len(set(target)) == len(target)
 

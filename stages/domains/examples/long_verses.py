@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def _parse(english: bytes, chinese: bytes) -> dict[str, np.ndarray]:
     """`sample_id` (chapter:verse), `en` and `zh`; each English once."""
     verses = long_verses(read_verses(english, chinese))
-    return columns(
-        sample_id=list(verses), en=[en for en, _ in verses.values()], zh=[zh for _, zh in verses.values()]
-    )
+    return columns(sample_id=list(verses), en=[en for en, _ in verses.values()], zh=[zh for _, zh in verses.values()])
 
 
 EXAMPLE = Example(
