@@ -14,7 +14,8 @@ BUDGETS = (0, 10, 50, 200)
 DIRECTIONS = {"mnist to digits": ("mnist", "digits"), "digits to mnist": ("digits", "mnist")}
 TEACHER_SEEDS = (0, 1)
 SEEDS = (0, 1, 2)
-STEPS, TEACHER_STEPS = 300, 1400
+STEPS, TEACHER_STEPS, CONTROL_STEPS = 300, 1400, 600
+"""Steps of a student, of a teacher, and of one that has the label budget alone: 190 epochs of 200 labels and more."""
 CONTROL = "own"
 """Name of the student whose teachers never saw the source."""
 SOFT = {"name": "soft", "temperature": 2.0, "alpha": 0.9}
@@ -97,7 +98,7 @@ def spec(source: str, target: str, budget: int, methods: dict[str, Any], steps: 
             }
             students[f"{name}.t{seed}"] = student | {"seeds": list(SEEDS)}
     for seed in SEEDS if budget else ():
-        teachers[f"own{seed}"] = teacher(target, seed, teacher_steps)
+        teachers[f"own{seed}"] = teacher(target, seed, min(teacher_steps, CONTROL_STEPS))
         labels[f"own{seed}"] = {"teacher": f"own{seed}", "domain": target}
         student = {"model": "mobile-tiny", "labels": f"own{seed}", "method": SOFT, "training": training}
         students[f"{CONTROL}.s{seed}"] = student | {"seeds": [seed]}
