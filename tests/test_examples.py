@@ -77,22 +77,26 @@ def test_bring_your_teacher_cut_short(tmp_path: Path) -> None:
     assert made.to_do == []
 
 
-def test_strings_translation_cut_short(tmp_path: Path) -> None:
-    """A few steps of tiny models, by characters: every byte of both packages is read all the same."""
-    tiny = "width: 16, layers: 1, decoder_layers: 1, heads: 1"
+@pytest.mark.parametrize(
+    ("name", "source", "target"),
+    [("strings", ("suite", 14765), ("spreadsheet", 3006)), ("verses", ("long", 2926), ("short", 3172))],
+)
+def test_translation_cut_short(name: str, source: tuple[str, int], target: tuple[str, int], tmp_path: Path) -> None:
+    """A few steps of tiny models: every byte of the packages is read all the same."""
+    tiny, labels = "width: 16, layers: 1, decoder_layers: 1, heads: 1", f"english-on-{target[0]}"
     outputs = ran(
-        "strings-translation.yaml",
+        f"{name}-translation.yaml",
         tmp_path / "workspace",
         "task.said_tokens=8",
         f"teachers.english.model={{name: marian, {tiny}}}",
         "teachers.english.preprocessing={side: en, beams: 1}",
         "teachers.english.training.steps=4",
-        f"students={{words: {{model: {{name: marian-light, {tiny}}}, labels: english-on-spreadsheet, "
+        f"students={{words: {{model: {{name: marian-light, {tiny}}}, labels: {labels}, "
         "preprocessing: {side: fr, beams: 1}, training: {steps: 3}}}",
         "evaluation.cost=false",
     )
-    assert outputs["domains.suite"]["rows"] == 14765
-    assert outputs["labels.english-on-spreadsheet"]["rows"] == 3006
+    assert outputs[f"domains.{source[0]}"]["rows"] == source[1]
+    assert outputs[f"labels.{labels}"]["rows"] == target[1]
     table = outputs["evaluation.words"]["table"]
     assert {arm["arm"] for arm in table["arms"]} == {"teacher", "distilled", "no-teacher"}
     assert table["comparison"]["metric"] == "bleu"

@@ -52,7 +52,7 @@ METHODS: dict[str, Any] = {
 """Methods by the name that the table shows; weights beside `soft` are the papers', as far as they give any."""
 
 ON_VIEWS = ("consistency",)
-"""Methods that read stored views: theirs are the augmentation, so that the student has no other."""
+"""Methods that read stored views, which are drawn as the others' augmentation is."""
 
 DOMAINS: dict[str, dict[str, Any]] = {
     "mnist": {"from": {"example": "mnist-5k"}, "prepare": {"center_crop": 20}},
@@ -76,8 +76,7 @@ def teacher(domain: str, seed: int, steps: int) -> dict[str, Any]:
 def spec(source: str, target: str, budget: int, methods: dict[str, Any], steps: int, teacher_steps: int) -> Any:
     """One spec; students are `METHOD.tN` by the seed of their teacher, and `own.sN` by the draw of the budget."""
     split = {"train": 0.55, "validation": 0.17, "test": 0.28}
-    plain = {"steps": steps, "learning_rate": 4.0e-3}
-    training = plain | {"augmentation": AUGMENTED_LESS}
+    training = {"steps": steps, "learning_rate": 4.0e-3, "augmentation": AUGMENTED_LESS}
     teachers: dict[str, Any] = {}
     labels: dict[str, Any] = {}
     students: dict[str, Any] = {}
@@ -89,13 +88,8 @@ def spec(source: str, target: str, budget: int, methods: dict[str, Any], steps: 
             views = {"count": 4, "settings": AUGMENTED_LESS}
             labels[f"viewed{seed}"] = {"teacher": f"fit{seed}", "domain": target, "views": views}
         for name, method in methods.items():
-            on_views = name in ON_VIEWS
-            student = {
-                "model": "mobile-tiny",
-                "labels": f"{'viewed' if on_views else 'said'}{seed}",
-                "method": method,
-                "training": plain if on_views else training,
-            }
+            said = f"{'viewed' if name in ON_VIEWS else 'said'}{seed}"
+            student = {"model": "mobile-tiny", "labels": said, "method": method, "training": training}
             students[f"{name}.t{seed}"] = student | {"seeds": list(SEEDS)}
     for seed in SEEDS if budget else ():
         teachers[f"own{seed}"] = teacher(target, seed, min(teacher_steps, CONTROL_STEPS))
