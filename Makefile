@@ -11,8 +11,9 @@ CONSTRAINTS := deploy/constraints.txt
 # What the resolver holds: the releases that the team's machines have ready (see deploy/README.md).
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 EXAMPLES := mnist-to-digits digit-questions reviews-to-tweets reviews-to-tweets-rating strings-translation \
-	scenes-detection crowns-detection scenes-segmentation
-EXAMPLES_FULL := reviews-to-tweets strings-translation scenes-detection scenes-segmentation
+	verses-translation scenes-detection crowns-detection scenes-segmentation
+EXAMPLES_FULL := reviews-to-tweets reviews-to-tweets-rating strings-translation verses-translation \
+	scenes-detection scenes-segmentation
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
