@@ -64,7 +64,7 @@ bench: setup ## measure; a table here and JSON under bench-results/
 bench-store: setup $(PEERS)/.done ## measure the store against five libraries (15 minutes); table, JSON under bench-results/
 	@$(BIN)/python -m tests.bench.store --python $(PEERS)/bin/python
 
-bench-students: setup $(PEERS)/.done ## measure cohorts against online distillation, ours and torchdistill (20 minutes); table, JSON beside
+bench-students: setup $(PEERS)/.done ## measure cohorts against online distillation, ours and torchdistill (50 minutes); table, JSON beside
 	@$(BIN)/python -m tests.bench.cohorts --python $(PEERS)/bin/python
 
 effects: setup ## method x label budget on digits, both directions (35 minutes, goes on where it was); JSON beside

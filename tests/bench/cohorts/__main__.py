@@ -1,4 +1,4 @@
-"""A table here and JSON in bench-results/students.json. About 20 minutes on two cores; `--quick` about two.
+"""A table here and JSON in bench-results/students.json. About 50 minutes on two cores; `--quick` about two.
 
 One process, one thread, the allocator of our workers and `inference_mode` for every teacher, on both sides. Online
 means that a student asks its teacher in each step; all else (samples, augmentation, loss, optimiser, loop) is alike.
