@@ -11,8 +11,9 @@ CONSTRAINTS := deploy/constraints.txt
 # What the resolver holds: the releases that the team's machines have ready (see deploy/README.md).
 HELD := torch==2.14.1 torchvision==0.29.1 ray==2.60.0
 EXAMPLES := mnist-to-digits digit-questions reviews-to-tweets reviews-to-tweets-rating strings-translation \
-	scenes-detection crowns-detection scenes-segmentation
-EXAMPLES_FULL := mnist-to-digits reviews-to-tweets-full strings-translation-full scenes-detection-full scenes-segmentation-full
+	verses-translation scenes-detection crowns-detection scenes-segmentation
+EXAMPLES_FULL := reviews-to-tweets reviews-to-tweets-rating strings-translation verses-translation \
+	scenes-detection scenes-segmentation
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,7 +40,7 @@ examples: setup ## run the small form of each example (minutes each; data comes 
 	@for name in $(EXAMPLES); do $(BIN)/crossdistill run examples/$$name.yaml || exit; done
 
 examples-full: setup ## run the full form of each example: more seeds, students and targets
-	@for name in $(EXAMPLES_FULL); do $(BIN)/crossdistill run examples/$$name.yaml || exit; done
+	@for name in $(EXAMPLES_FULL); do $(BIN)/crossdistill run examples/$$name.yaml --form full || exit; done
 
 test: lint ## lint, then all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
@@ -63,10 +64,10 @@ bench: setup ## measure; a table here and JSON under bench-results/
 bench-store: setup $(PEERS)/.done ## measure the store against five libraries (15 minutes); table, JSON under bench-results/
 	@$(BIN)/python -m tests.bench.store --python $(PEERS)/bin/python
 
-bench-students: setup $(PEERS)/.done ## measure cohorts against online distillation, ours and torchdistill (20 minutes); table, JSON beside
+bench-students: setup $(PEERS)/.done ## measure cohorts against online distillation, ours and torchdistill (50 minutes); table, JSON beside
 	@$(BIN)/python -m tests.bench.cohorts --python $(PEERS)/bin/python
 
-effects: setup ## method x label budget on digits, both directions (40 to 55 minutes, goes on where it was); JSON beside
+effects: setup ## method x label budget on digits, both directions (35 minutes, goes on where it was); JSON beside
 	@$(BIN)/python -m tests.bench.effects
 
 rounds: setup ## every policy of rounds on digits, both directions (60 minutes at most, goes on where it was); JSON beside

@@ -15,13 +15,16 @@ import threading
 import traceback
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.labels import labels_app
 from pipeline.options import AsJson, Endpoint
 from schemas.errors import CrossdistillError, InternalError, Interrupted, SpecError, TrainingFailed, UserError
+
+if TYPE_CHECKING:
+    from pipeline.specs import LoadedSpec
 
 app = typer.Typer(
     help="Cross-domain knowledge distillation with an offline soft-label store.",
@@ -34,6 +37,7 @@ app.add_typer(labels_app, name="labels")
 
 SpecPath = Annotated[Path, typer.Argument(help="The spec, a YAML or JSON file.", metavar="SPEC")]
 Workspace = Annotated[str | None, typer.Option(help="Workspace (directory or URI); left out: beside the spec.")]
+Form = Annotated[str | None, typer.Option(metavar="NAME", help="A form of the spec (under its `forms`), such as full.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a value: students.mobile.seeds=3.")]
 MaxRounds = Annotated[int | None, typer.Option("--max-rounds", help="Most rounds, in the place of the spec's.")]
 
@@ -65,6 +69,7 @@ def init(
 def plan(
     spec: SpecPath,
     workspace: Workspace = None,
+    form: Form = None,
     overrides: Overrides = None,
     max_rounds: MaxRounds = None,
     as_json: AsJson = False,
@@ -75,7 +80,7 @@ def plan(
     from pipeline.view import View
 
     with redirect_stdout(sys.stderr), View() as view:
-        made = make(spec, workspace, _overrides(overrides, max_rounds), listener=view)
+        made = make(_loaded(spec, form, overrides, max_rounds), workspace, listener=view)
     if as_json:
         print(json.dumps(plan_json(made), indent=2))
     else:
@@ -94,6 +99,7 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Do this stage or step though it exists.")
     ] = None,
+    form: Form = None,
     overrides: Overrides = None,
     max_rounds: MaxRounds = None,
     update_lock: Annotated[
@@ -110,9 +116,8 @@ def run(
     selection = Selection(tuple(only or ()), tuple(start or ()), tuple(force or ()))
     with redirect_stdout(sys.stderr), View() as view:  # what the user's own code prints is not our answer
         result = execute(
-            spec,
+            _loaded(spec, form, overrides, max_rounds),
             workspace,
-            _overrides(overrides, max_rounds),
             selection=selection,
             listener=view,
             command=" ".join(["crossdistill", *sys.argv[1:]]),
@@ -171,6 +176,7 @@ def stage(
 def rounds(
     spec: SpecPath,
     workspace: Workspace = None,
+    form: Form = None,
     overrides: Overrides = None,
     max_rounds: MaxRounds = None,
     as_json: AsJson = False,
@@ -179,22 +185,25 @@ def rounds(
     from pipeline.api import chains_so_far
     from pipeline.show import history_json, print_history
 
-    chains = chains_so_far(spec, workspace, _overrides(overrides, max_rounds))
+    chains = chains_so_far(_loaded(spec, form, overrides, max_rounds), workspace)
     if as_json:
         print(json.dumps(history_json(chains), indent=2))
     else:
         print_history(chains)
 
 
-def _overrides(given: list[str] | None, max_rounds: int | None) -> tuple[str, ...]:
-    more = () if max_rounds is None else (f"rounds.max_rounds={max_rounds}",)
-    return (*(given or ()), *more)
+def _loaded(spec: Path, form: str | None, overrides: list[str] | None, max_rounds: int | None) -> LoadedSpec:
+    from pipeline.specs import load_spec
+
+    more = [] if max_rounds is None else [f"rounds.max_rounds={max_rounds}"]
+    return load_spec(spec, [*(overrides or ()), *more], form)
 
 
 @app.command()
 def report(
     spec: SpecPath,
     workspace: Workspace = None,
+    form: Form = None,
     overrides: Overrides = None,
     max_rounds: MaxRounds = None,
     as_json: AsJson = False,
@@ -203,7 +212,7 @@ def report(
     from pipeline.api import plan as make
     from pipeline.show import print_report, report_of
 
-    found = report_of(make(spec, workspace, _overrides(overrides, max_rounds), look_only=True))
+    found = report_of(make(_loaded(spec, form, overrides, max_rounds), workspace, look_only=True))
     if as_json:
         sys.stdout.write(found.to_json().decode())
     else:

@@ -81,11 +81,12 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
         before = known.labels.get(name)
         same_name = before is not None and (before.store, before.name) == (now.store, now.name)
         if before is not None and same_name and before != now and not update:
+            again = loaded.command("run", loaded.default_workspace, "--update-lock")
             problems.append(
                 f"labels.{name}: '{before.name}' of {before.store} is another set than {path.name} has locked "
                 f"(fingerprint {now.fingerprint[:12]}, root digest {now.digest[:12]}; locked: "
-                f"{before.fingerprint[:12]}, {before.digest[:12]}). Take the new one with `crossdistill run "
-                f"{loaded.path.name} --update-lock`, or name the old one by its version (`{before.name}@v1`)"
+                f"{before.fingerprint[:12]}, {before.digest[:12]}). Take the new one with `{again}`, or name the "
+                f"old one by its version (`{before.name}@v1`)"
             )
     if problems:
         raise SpecError(*problems)
@@ -97,7 +98,8 @@ def resolve(loaded: LoadedSpec, update: bool = False) -> Locked:
         )
         for name, (item, manifest) in found.items()
     }
-    lock = Lock(labels={name: item for name, (item, _) in found.items()})
+    # Names that only another form of the spec uses stay locked.
+    lock = Lock(labels=known.labels | {name: item for name, (item, _) in found.items()})
     return Locked(given, lock, path, bool(wanted) and lock != known)
 
 

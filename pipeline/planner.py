@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.checks import check_places, check_spec, given_faults, read_givens
+from pipeline.checks import check_spec
+from pipeline.checks.labels import given_faults
+from pipeline.checks.places import check_places, read_givens
 from pipeline.graph import Graph, Judge, Step, build_graph, judge_all
 from pipeline.lock import Locked, resolve
 from pipeline.probing import try_models

@@ -1,4 +1,4 @@
-"""A spec file, read: `extends` followed, `--set` applied, places made absolute, every fault told at once."""
+"""A spec file, read: `extends` followed, a form laid over it, then `--set`; every fault told at once."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class LoadedSpec:
     path: Path
     overrides: tuple[str, ...] = ()
     """As given with `--set`."""
+    form: str | None = None
+    """As given with `--form`."""
 
     @property
     def folder(self) -> Path:
@@ -44,23 +46,30 @@ class LoadedSpec:
         words = ["crossdistill", verb, str(shown)]
         if workspace != self.default_workspace:
             words += ["--workspace", workspace]
+        if self.form is not None:
+            words += ["--form", self.form]
         for override in self.overrides:
             words += ["--set", override]
         return shlex.join([*words, *more])
 
 
-def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> LoadedSpec:
+def load_spec(path: str | Path, overrides: Iterable[str] = (), form: str | None = None) -> LoadedSpec:
     """Read a spec; `overrides` are `path.to.value=YAML`, as `--set` takes them.
+
+    `form`: a name under the file's `forms`; what stands there is laid over the rest, as a spec's over the one that it
+    extends. Left out: the spec as it stands.
 
     Raises SpecError or ContractError with one sentence per fault.
     """
     path = Path(path).expanduser().absolute()
     value = _read(path, ())
+    _absolute(value, path.parent)
+    value = _formed(value, form, path.name)
     overrides = tuple(overrides)
     for override in overrides:
         _apply(value, override)
     _absolute(value, path.parent)
-    return LoadedSpec(parse_spec(value, path.name), path, overrides)
+    return LoadedSpec(parse_spec(value, path.name), path, overrides, form)
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -108,6 +117,20 @@ def _read(path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
     base = _read(base_path, (*trail, path))
     _absolute(base, base_path.parent)
     return _merged(base, value)
+
+
+def _formed(value: dict[str, Any], form: str | None, where: str) -> dict[str, Any]:
+    forms = value.pop("forms", {})
+    if not isinstance(forms, dict) or not all(isinstance(item, dict) for item in forms.values()):
+        raise SpecError(
+            f"{where}: `forms` holds, by name, what differs: {{full: {{students: {{mobile: {{seeds: 5}}}}}}}}"
+        )
+    if form is None:
+        return value
+    if form not in forms:
+        known = did_you_mean(form, [str(name) for name in forms]) if forms else " (it has none: leave --form out)"
+        raise SpecError(f"{where} has no form '{form}'{known}")
+    return _merged(value, forms[form])
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,3 +187,7 @@ def _absolute(value: dict[str, Any], folder: Path) -> None:
     for part in each("labels"):
         place(part, "from")
     place(value, "store")
+    forms = value.get("forms")
+    for form in forms.values() if isinstance(forms, dict) else ():
+        if isinstance(form, dict):
+            _absolute(form, folder)

@@ -159,7 +159,7 @@ class Training(Contract):
     """Ends the training before its last step, once validation shows no gain; left out: it takes all its steps."""
     augmentation: dict[str, Any] = {}
     """The task's own augmentation settings; empty for none. A student whose label set holds views reads its shared rows
-    in these instead, and augments its labelled rows."""
+    in these instead, and augments rows with truth: as said here, or as the views were drawn. So do its baselines."""
     mixing: Mixing | None = None
     """Mixed rows, such as {mixup: 0.2} or {cutmix: 1.0}; left out: none. Rows of the source
     are not mixed."""

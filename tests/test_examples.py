@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.api import plan
 from pipeline.specs import load_spec
@@ -17,9 +18,10 @@ from tests.test_door import ROOT, command
 EXAMPLES = ROOT / "examples"
 
 
-def ran(spec: str, workspace: Path, *overrides: str) -> dict[str, Any]:
+def ran(spec: str, workspace: Path, *overrides: str, form: str | None = None) -> dict[str, Any]:
     """Outputs of a run by the command line."""
     words = [word for override in ("resources.mode=local", *overrides) for word in ("--set", override)]
+    words += [] if form is None else ["--form", form]
     answer = command("run", str(EXAMPLES / spec), "--workspace", str(workspace), "--json", *words)
     assert answer.returncode == 0, answer.stderr
     outputs: dict[str, Any] = json.loads(answer.stdout)["outputs"]
@@ -28,7 +30,10 @@ def ran(spec: str, workspace: Path, *overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("spec", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
 def test_every_example_is_a_spec(spec: str) -> None:
-    assert load_spec(EXAMPLES / spec).spec.name == spec.removesuffix(".yaml")
+    name = spec.removesuffix(".yaml")
+    assert load_spec(EXAMPLES / spec).spec.name == name
+    for form in yaml.safe_load((EXAMPLES / spec).read_text()).get("forms", {}):
+        assert load_spec(EXAMPLES / spec, form=form).spec.name == f"{name}-{form}"
 
 
 def test_mnist_to_digits_cut_short(tmp_path: Path) -> None:
@@ -72,22 +77,26 @@ def test_bring_your_teacher_cut_short(tmp_path: Path) -> None:
     assert made.to_do == []
 
 
-def test_strings_translation_cut_short(tmp_path: Path) -> None:
-    """A few steps of tiny models, by characters: every byte of both packages is read all the same."""
-    tiny = "width: 16, layers: 1, decoder_layers: 1, heads: 1"
+@pytest.mark.parametrize(
+    ("name", "source", "target"),
+    [("strings", ("suite", 14765), ("spreadsheet", 3006)), ("verses", ("long", 2926), ("short", 3172))],
+)
+def test_translation_cut_short(name: str, source: tuple[str, int], target: tuple[str, int], tmp_path: Path) -> None:
+    """A few steps of tiny models: every byte of the packages is read all the same."""
+    tiny, labels = "width: 16, layers: 1, decoder_layers: 1, heads: 1", f"english-on-{target[0]}"
     outputs = ran(
-        "strings-translation.yaml",
+        f"{name}-translation.yaml",
         tmp_path / "workspace",
         "task.said_tokens=8",
         f"teachers.english.model={{name: marian, {tiny}}}",
         "teachers.english.preprocessing={side: en, beams: 1}",
         "teachers.english.training.steps=4",
-        f"students={{words: {{model: {{name: marian-light, {tiny}}}, labels: english-on-spreadsheet, "
+        f"students={{words: {{model: {{name: marian-light, {tiny}}}, labels: {labels}, "
         "preprocessing: {side: fr, beams: 1}, training: {steps: 3}}}",
         "evaluation.cost=false",
     )
-    assert outputs["domains.suite"]["rows"] == 14765
-    assert outputs["labels.english-on-spreadsheet"]["rows"] == 3006
+    assert outputs[f"domains.{source[0]}"]["rows"] == source[1]
+    assert outputs[f"labels.{labels}"]["rows"] == target[1]
     table = outputs["evaluation.words"]["table"]
     assert {arm["arm"] for arm in table["arms"]} == {"teacher", "distilled", "no-teacher"}
     assert table["comparison"]["metric"] == "bleu"
@@ -96,7 +105,7 @@ def test_strings_translation_cut_short(tmp_path: Path) -> None:
 def test_scenes_detection_cut_short(tmp_path: Path) -> None:
     """All scenes, at four tenths of their size; a few steps of each model."""
     outputs = ran(
-        "scenes-detection-full.yaml",
+        "scenes-detection.yaml",
         tmp_path / "workspace",
         "task.image_size=64",
         "task.items=16",
@@ -106,6 +115,7 @@ def test_scenes_detection_cut_short(tmp_path: Path) -> None:
         "students.light.seeds=2",
         "evaluation.metrics=[map50]",
         "evaluation.cost=false",
+        form="full",
     )
     assert outputs["labels.two-stage-on-uci"]["rows"] == outputs["domains.uci"]["rows"] == 547
     assert [name for name in outputs if name.startswith("budgets.uci")] == ["budgets.uci.seed0"]

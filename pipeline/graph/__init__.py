@@ -33,8 +33,8 @@ def build_graph(
 ) -> Graph:
     """The graph of a checked spec (`pipeline.checks`), in which every name refers to something.
 
-    `source_digests` by domain and `weights` by place come from `pipeline.checks.read_givens`, `given` label sets by
-    name from `pipeline.lock`. All data is made before anything is trained: its faults are found before the expensive
+    `source_digests` by domain and `weights` by place come from `checks.places.read_givens`, `given` label sets by name
+    from `pipeline.lock`. All data is made before anything is trained: its faults are found before the expensive
     work. `judge` adds the steps that judge what was made.
     """
     project = Project(spec, normal_parts(spec), source_digests, weights, given or {})

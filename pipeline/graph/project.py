@@ -286,13 +286,14 @@ class Project:
 
     def stream_settings(self, name: str, on_source: bool) -> dict[str, Any]:
         """What students must have in common, beside their domain, to train from one stream on source or target."""
-        training = self.normal.student_training[name]
+        training, views = self.normal.student_training[name], self.views(self.spec.students[name].labels)
         return {
             "batch_size": training.batch_size,
             "labelled_batch_size": training.labelled_batch_size or training.batch_size,
-            "augmentation": training.augmentation,
+            # Rows with truth, those of baselines too, change as the views do: else these alone would tell of changes.
+            "augmentation": training.augmentation or views.settings,
             "balanced": training.balance is not None and training.balance.by == "sampler",
-            "views": Views() if on_source else self.views(self.spec.students[name].labels),
+            "views": Views() if on_source else views,
             "preprocessing": self.normal.student_preprocessing[name],
         }
 

@@ -30,13 +30,11 @@ from stages.students.lockstep import train
 from stages.students.memory import memory_of
 from stages.students.order import Order
 from stages.tasks import get_task
+from stages.training import checkpoints
 from stages.training.launch import WorkerDied, device, rank, world_size
 from stages.training.models import preprocessing_of
 from stages.training.peers import ALONE, GroupBroken, Peers
 from stages.training.stream import RowStream
-
-CHECKPOINT_SECONDS = 20.0
-"""Time between checkpoints of a student; a circumstance, like a kill."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def loop(config: dict[str, Any]) -> None:
 
         warn = job.reporter.warn if peers.first else lambda message: None
         try:
-            train(able, feed, end, progress, CHECKPOINT_SECONDS, memory_of(here), warn)
+            train(able, feed, end, progress, checkpoints.EVERY_SECONDS, memory_of(here), warn)
             peers.agree([0])  # nobody leaves before the first one has committed
         except GroupBroken as broken:
             raise WorkerDied(f"another worker of its group is gone: {broken}") from None

@@ -11,6 +11,7 @@ Shapes: B rows of the global batch, L rows of this rank's share, C classes.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, cast
@@ -97,7 +98,7 @@ class TeacherTraining:
             return
         if saved is not None:
             self._resume(*saved)
-        self.parallel = self._parallel()
+        self.parallel, self.saved = self._parallel(), time.monotonic()
         while self.epoch < self.epochs and self.ended_early is None:
             loss = self._train_epoch()
             self.epoch += 1
@@ -254,7 +255,7 @@ class TeacherTraining:
         return inputs.to(self.device)
 
     def _end_epoch(self, loss: float) -> None:
-        """Validate, keep what is best so far, write a checkpoint; stop where no gain is seen."""
+        """Validate, keep what is best so far, write a checkpoint if the last is old; stop where no gain is seen."""
         state = copied(self.trainee.module.state_dict())
         for name, value in state.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -264,7 +265,9 @@ class TeacherTraining:
         figure = figure_of(self.task, quality)
         if figure is None or self.settings.keep == "last" or figure > self.kept_figure:
             self.kept, self.kept_epoch, self.kept_figure = self.trainee.kept(), self.epoch, figure or 0.0
-        self._save()
+        if time.monotonic() - self.saved >= checkpoints.EVERY_SECONDS:
+            self._save()
+            self.saved = time.monotonic()
         self._stop()
 
     def _stop(self) -> None:

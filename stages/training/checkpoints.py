@@ -18,6 +18,9 @@ from schemas.artifacts import ObjectInfo
 from schemas.errors import ContractError
 from stages.places import Place, checksum, new_attempt
 
+EVERY_SECONDS = 20.0
+"""Least time between two checkpoints of a training: a circumstance, like the kill that it costs something in."""
+
 Tensors = dict[str, torch.Tensor]
 Saved = tuple[int, Tensors, dict[str, Any]]
 

@@ -197,13 +197,22 @@ def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
         ("interface-strings", 14765, {"en": "Check", "zh": "选中"}),
         ("spreadsheet-strings", 3006, {"en": "Shrink", "fr": "Réduire", "zh": "收缩"}),
         (
-            "verses",
-            6236,
+            "long-verses",
+            2926,
             {
                 "sample_id": "1:1",
                 "en": "In the name of Allah, the Entirely Merciful, the Especially Merciful",
-                "fr": "Au nom d'Allah, le Tout Miséricordieux, le Très Miséricordieux",
                 "zh": "奉至仁至慈的安拉之名",
+            },
+        ),
+        (
+            "short-verses",
+            3172,
+            {
+                "sample_id": "26:1",
+                "en": "Ta, Seen, Meem",
+                "fr": "T'â, Sîn, Mim",
+                "zh": "塔辛\uff0c米目\uff0c",
             },
         ),
     ],
@@ -221,9 +230,10 @@ def test_translations_are_what_they_say(
     assert all(text.strip() for values in columns.values() for text in values.tolist())
 
 
-def test_no_english_string_is_in_both_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [("interface-strings", "spreadsheet-strings"), ("long-verses", "short-verses")])
+def test_no_english_string_is_in_both_domains(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CROSSDISTILL_CACHE")
-    source, target = (EXAMPLES.get(name).rows()["en"].tolist() for name in ("interface-strings", "spreadsheet-strings"))
+    source, target = (EXAMPLES.get(name).rows()["en"].tolist() for name in names)
     assert not set(source) & set(target)
     assert len(set(target)) == len(target)
 

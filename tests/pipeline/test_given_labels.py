@@ -105,6 +105,22 @@ def test_a_name_that_moved_is_refused_until_it_is_taken(world: Path) -> None:
     lock.unlink()
 
 
+def test_a_lock_keeps_what_another_form_of_the_spec_uses(world: Path) -> None:
+    borrowed = borrow(world)
+    value = yaml.safe_load(borrowed.read_text())
+    other = {**value["labels"]["said"], "tag": "hard"}
+    small = {**value["students"]["small"], "labels": "more", "method": "hard"}
+    forms = {"more": {"labels": {"more": other}, "students": {"small": small}}}
+    borrowed.write_text(yaml.safe_dump({**value, "forms": forms}, sort_keys=False))
+    lock = lock_path(load_spec(borrowed))
+    for form in ("more", None):
+        locked = plan(load_spec(borrowed, form=form)).locked
+        assert locked is not None
+        locked.write()
+    assert sorted(yaml.safe_load(lock.read_text())["labels"]) == ["more", "said"]
+    lock.unlink()
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from pipeline.api import plan, run
-from pipeline.checks import check_spec, given_faults
+from pipeline.checks import check_spec
+from pipeline.checks.labels import given_faults
 from pipeline.specs import load_spec
 from schemas.encodings import Dense
 from schemas.errors import SpecError, UserError

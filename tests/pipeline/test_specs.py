@@ -1,4 +1,4 @@
-"""Reading a spec: extends, --set, relative places, and faults told in the words of the file."""
+"""Reading a spec: extends, forms, --set, relative places, and faults told in the words of the file."""
 
 from __future__ import annotations
 
@@ -85,6 +85,56 @@ def test_extends_merges_and_keeps_the_places_of_each_file(base: Path) -> None:
     assert (spec.name, spec.students["s"].seeds, spec.students["s"].model.name) == ("child", (0, 1), "mobile-tiny")
     assert spec.domains["a"].from_.csv == str(base.parent / "data/a.csv")
     assert spec.students["t"].weights == str(folder / "w.pt")
+
+
+FORMS = (
+    "forms:\n  full: {name: base-full, students: {s: {seeds: 2}}, store: labels}\n  wide: {students: {s: {model: x}}}\n"
+)
+
+
+def test_a_form_is_laid_over_the_spec_and_set_over_both(base: Path) -> None:
+    base.write_text(BASE + FORMS)
+    assert load_spec(base).spec.dump() == load_spec(write(base.with_name("same.yaml"), BASE)).spec.dump()
+    loaded = load_spec(base, ["students.s.model=y"], "full")
+    student = loaded.spec.students["s"]
+    assert (loaded.spec.name, student.seeds, student.model.name) == ("base-full", (0, 1), "y")
+    assert loaded.spec.store == str(base.parent / "labels")
+    assert (
+        loaded.command("run", loaded.default_workspace)
+        == f"crossdistill run {base} --form full --set students.s.model=y"
+    )
+
+
+def test_a_form_comes_with_the_spec_that_is_extended(base: Path) -> None:
+    base.write_text(BASE + FORMS)
+    child = write(base.parent / "child" / "c.yaml", "extends: ../base.yaml\nname: c\nforms: {full: {name: c-full}}\n")
+    spec = load_spec(child, form="full").spec
+    assert (spec.name, spec.students["s"].seeds, spec.store) == ("c-full", (0, 1), str(base.parent / "labels"))
+    assert load_spec(child, form="wide").spec.name == "c"
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "words"),
+    [
+        (FORMS, "ful", "base.yaml has no form 'ful'; did you mean 'full'?"),
+        (FORMS, "large", "base.yaml has no form 'large'; known: full, wide"),
+        ("", "full", "base.yaml has no form 'full' (it has none: leave --form out)"),
+        ("forms: [full]\n", None, "`forms` holds, by name, what differs"),
+        ("forms: {full: 3}\n", None, "`forms` holds, by name, what differs"),
+        (FORMS.replace("seeds", "seed"), "full", "unknown field 'students.s.seed'; did you mean 'seeds'"),
+    ],
+)
+def test_a_form_that_is_none_is_told(base: Path, text: str, form: str | None, words: str) -> None:
+    base.write_text(BASE + text)
+    with pytest.raises((SpecError, ContractError)) as error:
+        load_spec(base, form=form)
+    assert words in str(error.value)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
 
 
 def test_anchors_and_merge_keys_work(base: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.api import plan, run
 from pipeline.checks import check_spec
-from pipeline.draws import learned_draws
+from pipeline.checks.draws import learned_draws
 from pipeline.graph import build_graph
 from pipeline.graph.project import Project
 from pipeline.parts import normal_parts

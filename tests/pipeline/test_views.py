@@ -11,6 +11,9 @@ import torch
 import yaml
 
 from crossdistill import LabelSet, plan, run
+from pipeline.graph.project import Project
+from pipeline.parts import normal_parts
+from pipeline.specs import load_spec
 from schemas.errors import StoreError, UserError
 from schemas.labels import VIEWS
 from schemas.spec import Storage
@@ -144,7 +147,22 @@ def test_students_of_other_views_are_another_cohort(world: Path) -> None:
     steps = plan(other, workspace=str(world.parent / "w")).steps
     groups = {name: planned.step.group for name, planned in steps.items()}
     assert groups["students.small"] != groups["students.sharp"]
-    assert groups["students.small.source"] == groups["students.sharp.source"]
+
+
+@pytest.mark.parametrize("on_source", [False, True])
+def test_rows_with_truth_change_as_the_views_do(world: Path, on_source: bool) -> None:
+    """Those of the baselines too, on target and source; else a gain would tell of the changes alone."""
+
+    def changes(augmentation: str) -> Any:
+        spec = load_spec(world, [f"students.small.training.augmentation={augmentation}"]).spec
+        settings = Project(spec, normal_parts(spec), {}, {}).stream_settings("small", on_source)
+        assert settings["views"].count == (1 if on_source else 3)
+        return settings["augmentation"]
+
+    assert changes("{}") == normal_parts(load_spec(world).spec).views["said"].settings
+    assert changes("{}")["rotate"] == 25
+    own = changes("{flip: true}")
+    assert (own["flip"], own["rotate"]) == (True, 0.0)
 
 
 def test_a_store_whose_views_come_out_otherwise_is_refused_before_training(

@@ -19,6 +19,7 @@ from stages.places import Place
 from stages.progress import Reporter
 from stages.students import cohort
 from stages.students.stage import STUDENTS
+from stages.training import checkpoints
 from stages.training.launch import WorkerDied
 from tests.students.world import Killed, World
 
@@ -49,7 +50,7 @@ def work(rank: int, ranks: int, folder: str, inputs: dict[str, Any], die_at: int
     world = World()
     world.samples.die_at = die_at if rank == ranks - 1 else None
     cohort.open_feed = world.feed  # type: ignore[assignment]
-    cohort.CHECKPOINT_SECONDS = 0.0
+    checkpoints.EVERY_SECONDS = 0.0
     torch.set_num_threads(1)
     try:
         cohort.loop({"job": job(Path(folder), CohortInputs.model_validate(inputs))})

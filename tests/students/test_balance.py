@@ -25,6 +25,7 @@ from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.students.teacher import DenseTeacher
 from stages.tasks import get_task
+from stages.training import checkpoints
 from tests.students.test_cohort import EVERYTHING, SOURCE, digests
 from tests.students.toy import Toy
 from tests.students.world import Killed, World, cohort_of, ref, student
@@ -144,7 +145,7 @@ def test_alone_or_in_a_cohort(world: World, contexts: Any, whole: CohortOutputs)
 def test_killed_and_resumed_equals_uninterrupted(
     contexts: Any, monkeypatch: pytest.MonkeyPatch, whole: CohortOutputs, die_at: int
 ) -> None:
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     dying = World().use(monkeypatch)
     dying.samples.die_at = die_at
     context = contexts("killed")

@@ -17,11 +17,12 @@ from schemas.students import CohortInputs, CohortOutputs, SourceInputs, StudentI
 from stages.cache import KEYS_AHEAD
 from stages.context import Context
 from stages.places import Place
-from stages.students import cohort, fit
+from stages.students import fit
 from stages.students.feed import Feed
 from stages.students.order import Order
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
+from stages.training import checkpoints
 from stages.training.models import read_card, read_state
 from stages.training.stream import RowStream, shard_order
 from tests.students.world import CLASSES, Killed, Labels, World, cohort_of, ref, student
@@ -216,7 +217,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     whole = STUDENTS.run(contexts("whole"), cohort_of(*SIX))
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     dying = World().use(monkeypatch)
     dying.samples.die_at = die_at
     context = contexts("killed")
@@ -241,7 +242,7 @@ def test_peers_and_the_teachers_share_resume_too(world: World, contexts: Any, mo
     assert alone.model is not None
     assert whole.students[0].model is not None
     assert alone.model.digest == whole.students[0].model.digest, "peers are its own: neighbours do not count"
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     World().use(monkeypatch).samples.die_at = 23
     context = contexts("killed")
     with pytest.raises(Killed):
@@ -256,7 +257,7 @@ def test_killed_between_two_checkpoints_of_one_step(
 ) -> None:
     """Then the students are at different steps: those ahead wait."""
     whole = STUDENTS.run(contexts("whole"), cohort_of(*SIX))
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     saves, save = [], fit.Fit.save
 
     def dying_save(self: fit.Fit) -> None:

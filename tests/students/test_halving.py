@@ -13,9 +13,9 @@ from schemas.spec import Halving, Resources
 from schemas.students import HalvingInputs, PointOutcome
 from stages.context import Context
 from stages.places import Place
-from stages.students import cohort
 from stages.students.halving import HALVING, losers, steps_at
 from stages.students.stage import STUDENTS
+from stages.training import checkpoints
 from tests.students.world import Killed, World, cohort_of, student
 
 RATES = (1e-6, 0.02, 0.05, 1e-5)
@@ -162,7 +162,7 @@ def test_a_killed_halving_decides_the_same(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     whole = HALVING.run(context(tmp_path / "whole"), asked())
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     dying = World().use(monkeypatch)
     dying.samples.die_at = die_at
     here = context(tmp_path / "killed")
@@ -188,7 +188,7 @@ def test_a_training_that_came_further_than_a_rung_starts_anew(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = HALVING.run(context(tmp_path / "fresh"), asked())
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     dying = World().use(monkeypatch)
     dying.samples.die_at = 40
     here = context(tmp_path / "later")

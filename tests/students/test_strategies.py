@@ -12,9 +12,9 @@ from schemas.base import Part
 from schemas.students import CohortOutputs, StudentInputs, StudentOutputs
 from stages.context import Context
 from stages.places import Place
-from stages.students import cohort
 from stages.students.stage import STUDENTS
 from stages.tasks import get_task
+from stages.training import checkpoints
 from stages.training.models import build, read_state
 from stages.training.stream import rng
 from tests.students.world import TASK, Killed, World, cohort_of, student
@@ -187,7 +187,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     world: World, contexts: Any, monkeypatch: pytest.MonkeyPatch, die_at: int
 ) -> None:
     whole = run(contexts("whole"), *TOGETHER)
-    monkeypatch.setattr(cohort, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.0)
     dying = World().use(monkeypatch)
     dying.samples.die_at = die_at
     context = contexts("killed")

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from pipeline.api import run
-from pipeline.checks import check_spec, given_faults
+from pipeline.checks import check_spec
+from pipeline.checks.labels import given_faults
 from pipeline.specs import load_spec
 from schemas.base import Part
 from schemas.encodings import Dense

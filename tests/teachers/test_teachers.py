@@ -141,6 +141,22 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert (resumed.history, resumed.kept_epoch) == (whole.history, whole.kept_epoch)
 
 
+def test_short_epochs_do_not_each_write_a_checkpoint(
+    local_context: Context, world: tuple[Domain, Domain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves, real = [], checkpoints.save
+
+    def counting(place: Place, number: int, *rest: Any) -> None:
+        saves.append(number)
+        real(place, number, *rest)
+
+    monkeypatch.setattr(checkpoints, "save", counting)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 3600.0)
+    outputs = run(local_context, trained(world[0]))
+    assert len(outputs.history) == 3
+    assert saves == [4], "what is saved is the finished teacher alone"
+
+
 def test_the_best_epoch_is_kept_unless_the_last_is_asked_for(
     local_context: Context, world: tuple[Domain, Domain]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A table here and JSON in bench-results/students.json. About 20 minutes on two cores; `--quick` about two.
+"""A table here and JSON in bench-results/students.json. About 50 minutes on two cores; `--quick` about two.
 
 One process, one thread, the allocator of our workers and `inference_mode` for every teacher, on both sides. Online
 means that a student asks its teacher in each step; all else (samples, augmentation, loss, optimiser, loop) is alike.
@@ -147,10 +147,12 @@ def _pair(
     input_s = _median(lambda: asked["fp32"].inputs(0), 3 * repeats)
     student_s = max(seconds["single"] - input_s, 1e-9)
     aim = None if peer is not None else ">= 1.3"
+    gain, limit = times_faster("cohort", "single", COHORT), limit_of(input_s, student_s)
     rows = [
         row(f"{name}: input I", 1e3 * input_s, "ms a batch"),
         row(f"{name}: student step S", 1e3 * student_s, "ms a batch"),
-        row(f"{name}: cohort of 8 / 8 single runs from the store", times_faster("cohort", "single", COHORT), "x", aim),
+        row(f"{name}: cohort of 8 / 8 single runs from the store", gain, "x", aim),
+        row(f"{name}: the same over its limit of {limit:.2f}", gain / limit, "share"),
     ]
     if peer is None:
         return rows
@@ -160,7 +162,7 @@ def _pair(
     ready = asked["fp32"].inputs(0)[0]
     for kind, asking in asked.items():
         teacher_s = _median(partial(asking.said, ready), 3 * repeats)
-        limit = COHORT * (input_s + teacher_s + student_s) / (input_s + COHORT * student_s)
+        limit = limit_of(input_s, student_s, teacher_s)
         gain = times_faster("cohort", f"online, {kind}", COHORT)
         rows += [
             row(f"{name}: teacher T, {kind}", 1e3 * teacher_s, "ms a batch"),
@@ -173,6 +175,11 @@ def _pair(
         row(f"{name}: cohort of 8 / 8 runs of torchdistill", times_faster("cohort", "torchdistill", COHORT), "x")
     )
     return [*rows, *curve(name, input_s, student_s)]
+
+
+def limit_of(input_s: float, student_s: float, teacher_s: float = 0.0) -> float:
+    """How much faster students can be that share all input and ask no teacher, where single runs ask one."""
+    return COHORT * (input_s + teacher_s + student_s) / (input_s + COHORT * student_s)
 
 
 def curve(name: str, input_s: float, student_s: float) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ import yaml
 from tests.bench.effects.specs import (
     BUDGETS,
     CONTROL,
+    CONTROL_STEPS,
     DIRECTIONS,
     METHODS,
     SEEDS,
@@ -31,10 +32,9 @@ from tests.bench.effects.specs import (
     spec,
 )
 
-STEP_S = 0.0045
-"""Seconds of a student's step, one core of a machine of 2 (2026-11): what the time of the plan is worked out from."""
-TEACHER_S, EVALUATION_S = 45.0, 2.5
-"""Seconds of a teacher's training, and of judging a student with its baselines."""
+STEP_S, TEACHER_STEP_S, EVALUATION_S = 0.0105, 0.032, 1.5
+"""Seconds of a student's step, a teacher's, and of judging a student with its baselines, one core of a machine of 2
+(2026-11): what the time of the plan is worked out from."""
 RESULTS = Path("bench-results")
 BASELINES = ("no-teacher", "source-only", "source-finetuned")
 
@@ -71,8 +71,10 @@ def plan(methods: dict[str, Any], budgets: tuple[int, ...], steps: int) -> str:
     """What will be done and how long it takes on two cores."""
     students = len(budgets) * len(TEACHER_SEEDS) * len(methods)
     trainings = students * len(SEEDS) + len(budgets) * len(SEEDS) * (len(BASELINES) + 2)
-    teachers = len(TEACHER_SEEDS) + sum(len(SEEDS) for budget in budgets if budget)
-    seconds = trainings * steps * STEP_S + teachers * TEACHER_S + students * EVALUATION_S
+    own = sum(len(SEEDS) for budget in budgets if budget)
+    teachers = len(TEACHER_SEEDS) + own
+    teaching = len(TEACHER_SEEDS) * TEACHER_STEPS + own * CONTROL_STEPS
+    seconds = trainings * steps * STEP_S + teaching * TEACHER_STEP_S + students * EVALUATION_S
     return (
         f"{len(DIRECTIONS)} directions at once, {len(budgets)} label budgets each: {teachers} teachers, {trainings:,} "
         f"students of {steps} steps ({len(methods)} methods, {len(TEACHER_SEEDS)} teachers, {len(SEEDS)} seeds, and "

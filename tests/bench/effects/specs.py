@@ -14,7 +14,8 @@ BUDGETS = (0, 10, 50, 200)
 DIRECTIONS = {"mnist to digits": ("mnist", "digits"), "digits to mnist": ("digits", "mnist")}
 TEACHER_SEEDS = (0, 1)
 SEEDS = (0, 1, 2)
-STEPS, TEACHER_STEPS = 500, 1400
+STEPS, TEACHER_STEPS, CONTROL_STEPS = 300, 1400, 600
+"""Steps of a student, of a teacher, and of one that has the label budget alone: 190 epochs of 200 labels and more."""
 CONTROL = "own"
 """Name of the student whose teachers never saw the source."""
 SOFT = {"name": "soft", "temperature": 2.0, "alpha": 0.9}
@@ -45,14 +46,20 @@ METHODS: dict[str, Any] = {
     "dist": {"name": "dist", "alpha": 0.9},
     "logit-standardisation": {"name": "logit-standardisation", "alpha": 0.9},
     "adversarial": beside("adversarial", weight=0.1),
+    "domain-adversarial": beside("domain-adversarial", weight=0.1),
+    "consistency": {"name": "consistency", "temperature": 2.0, "alpha": 0.9},
 }
 """Methods by the name that the table shows; weights beside `soft` are the papers', as far as they give any."""
+
+ON_VIEWS = ("consistency",)
+"""Methods that read stored views, which are drawn as the others' augmentation is."""
 
 DOMAINS: dict[str, dict[str, Any]] = {
     "mnist": {"from": {"example": "mnist-5k"}, "prepare": {"center_crop": 20}},
     "digits": {"from": {"example": "uci-digits"}},
 }
 AUGMENTED = {"rotate": 15, "translate": 0.12, "scale": [0.75, 1.2], "shear": 15}
+AUGMENTED_LESS = {"rotate": 10, "translate": 0.1, "scale": [0.85, 1.15], "shear": 10}
 
 
 def teacher(domain: str, seed: int, steps: int) -> dict[str, Any]:
@@ -69,11 +76,7 @@ def teacher(domain: str, seed: int, steps: int) -> dict[str, Any]:
 def spec(source: str, target: str, budget: int, methods: dict[str, Any], steps: int, teacher_steps: int) -> Any:
     """One spec; students are `METHOD.tN` by the seed of their teacher, and `own.sN` by the draw of the budget."""
     split = {"train": 0.55, "validation": 0.17, "test": 0.28}
-    training = {
-        "steps": steps,
-        "learning_rate": 4.0e-3,
-        "augmentation": {"rotate": 10, "translate": 0.1, "scale": [0.85, 1.15], "shear": 10},
-    }
+    training = {"steps": steps, "learning_rate": 4.0e-3, "augmentation": AUGMENTED_LESS}
     teachers: dict[str, Any] = {}
     labels: dict[str, Any] = {}
     students: dict[str, Any] = {}
@@ -81,11 +84,15 @@ def spec(source: str, target: str, budget: int, methods: dict[str, Any], steps: 
         teachers[f"raw{seed}"] = teacher(source, seed, teacher_steps)
         teachers[f"fit{seed}"] = {"from": f"raw{seed}", "adapt": {"method": "batch-norm", "domain": target}}
         labels[f"said{seed}"] = {"teacher": f"fit{seed}", "domain": target, "features": "float16"}
+        if set(ON_VIEWS) & set(methods):
+            views = {"count": 4, "settings": AUGMENTED_LESS}
+            labels[f"viewed{seed}"] = {"teacher": f"fit{seed}", "domain": target, "views": views}
         for name, method in methods.items():
-            student = {"model": "mobile-tiny", "labels": f"said{seed}", "method": method, "training": training}
+            said = f"{'viewed' if name in ON_VIEWS else 'said'}{seed}"
+            student = {"model": "mobile-tiny", "labels": said, "method": method, "training": training}
             students[f"{name}.t{seed}"] = student | {"seeds": list(SEEDS)}
     for seed in SEEDS if budget else ():
-        teachers[f"own{seed}"] = teacher(target, seed, teacher_steps)
+        teachers[f"own{seed}"] = teacher(target, seed, min(teacher_steps, CONTROL_STEPS))
         labels[f"own{seed}"] = {"teacher": f"own{seed}", "domain": target}
         student = {"model": "mobile-tiny", "labels": f"own{seed}", "method": SOFT, "training": training}
         students[f"{CONTROL}.s{seed}"] = student | {"seeds": [seed]}

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.checks.trainings import can_validate
 from pipeline.graph.project import Project
 from pipeline.parts import normal_parts
-from pipeline.trainings import can_validate
 from schemas.spec import Spec
 from stages.tasks import TASKS
 
