@@ -67,7 +67,7 @@ bench-store: setup $(PEERS)/.done ## measure the store against five libraries (1
 bench-students: setup $(PEERS)/.done ## measure cohorts against online distillation, ours and torchdistill (50 minutes); table, JSON beside
 	@$(BIN)/python -m tests.bench.cohorts --python $(PEERS)/bin/python
 
-effects: setup ## method x label budget on digits, both directions (35 minutes, goes on where it was); JSON beside
+effects: setup ## method x label budget on digits, both directions (40 minutes, goes on where it was); JSON beside
 	@$(BIN)/python -m tests.bench.effects
 
 rounds: setup ## every policy of rounds on digits, both directions (60 minutes at most, goes on where it was); JSON beside

@@ -47,6 +47,8 @@ METHODS: dict[str, Any] = {
     "logit-standardisation": {"name": "logit-standardisation", "alpha": 0.9},
     "adversarial": beside("adversarial", weight=0.1),
     "domain-adversarial": beside("domain-adversarial", weight=0.1),
+    "adaptive": {"name": "adaptive", "temperature": 2.0, "alpha": 0.9},
+    "mutual": {"name": "mutual", "temperature": 2.0, "alpha": 0.9, "peers": [{"name": "mobile-tiny"}]},
     "consistency": {"name": "consistency", "temperature": 2.0, "alpha": 0.9},
 }
 """Methods by the name that the table shows; weights beside `soft` are the papers', as far as they give any."""
