@@ -62,9 +62,7 @@ def load_spec(path: str | Path, overrides: Iterable[str] = (), form: str | None 
     Raises SpecError or ContractError with one sentence per fault.
     """
     path = Path(path).expanduser().absolute()
-    value = _read(path, ())
-    _absolute(value, path.parent)
-    value = _formed(value, form, path.name)
+    value = _formed(_read(path, ()), form, path.name)
     overrides = tuple(overrides)
     for override in overrides:
         _apply(value, override)

@@ -13,6 +13,7 @@ from pipeline.checks.references import order_faults, reference_faults
 from pipeline.checks.sides import side_faults
 from pipeline.checks.tasks import class_faults, task_faults
 from pipeline.checks.trainings import needs_faults, question_faults, training_faults
+from pipeline.graph.project import Project
 from pipeline.parts import normal_parts
 from pipeline.specs import LoadedSpec
 from schemas.errors import SpecError, UserError
@@ -24,24 +25,26 @@ def check_spec(loaded: LoadedSpec, workspace: Place) -> None:
     spec = loaded.spec
     problems = [*shadow_faults(loaded), *secret_faults(spec.dump(), ""), *reference_faults(spec)]
     try:
-        normal_parts(spec)
+        normal = normal_parts(spec)
         problems += task_faults(spec)
     except UserError as error:
         problems += error.problems
     problems += [*training_faults(spec), *weights_faults(spec)]
     problems += [fault for place in places_of(loaded, workspace) if (fault := place.unwritable())]
+    if problems:
+        raise SpecError(*dict.fromkeys(problems))
+    project = Project(spec, normal, {}, {})
+    problems += order_faults(project)
     if not problems:
-        problems += order_faults(spec)
-    if not problems:
-        problems += [*label_faults(spec), *source_faults(spec), *class_faults(spec)]
+        problems += [*label_faults(spec), *source_faults(project), *class_faults(project)]
         problems += [
             *needs_faults(spec),
             *question_faults(spec),
-            *ensemble_faults(spec),
-            *cohort_faults(spec),
-            *halving_faults(spec),
+            *ensemble_faults(project),
+            *cohort_faults(project),
+            *halving_faults(project),
             *rounds_faults(spec),
         ]
-        problems += side_faults(spec)
+        problems += side_faults(project)
     if problems:
         raise SpecError(*dict.fromkeys(problems))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.graph.project import ALONE, Project
-from pipeline.parts import normal_parts
 from schemas.errors import UserError, did_you_mean
 from schemas.spec import Spec
 
 
-def cohort_faults(spec: Spec) -> Iterator[str]:
+def cohort_faults(project: Project) -> Iterator[str]:
     """Students that are pinned to one cohort and read different streams."""
-    project = Project(spec, normal_parts(spec), {}, {})
+    spec = project.spec
     first: dict[str, str] = {}
     for name, student in spec.students.items():
         if not student.cohort or student.cohort in ALONE:
@@ -31,9 +30,9 @@ def cohort_faults(spec: Spec) -> Iterator[str]:
             )
 
 
-def halving_faults(spec: Spec) -> Iterator[str]:
+def halving_faults(project: Project) -> Iterator[str]:
     """Grids to be halved by a selection quality that there is not."""
-    project = Project(spec, normal_parts(spec), {}, {})
+    spec = project.spec
     for name, student in spec.students.items():
         if student.halving is None:
             continue

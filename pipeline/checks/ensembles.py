@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from pipeline.checks.trainings import can_validate
 from pipeline.graph.project import Project
-from pipeline.parts import normal_parts
 from schemas.spec import Spec
 from stages.tasks import TASKS
 
 
-def ensemble_faults(spec: Spec) -> Iterator[str]:
+def ensemble_faults(project: Project) -> Iterator[str]:
     """Sets that do not fit together or cannot be weighed by selection quality, and students that have none."""
+    spec = project.spec
     task = TASKS.get(spec.task.name)
     weighed = [name for name, labels in spec.labels.items() if labels.weighed_by_students]
     for name in weighed:
@@ -23,7 +23,6 @@ def ensemble_faults(spec: Spec) -> Iterator[str]:
             yield f"{where}: the quality of '{spec.task.name}' is no share of samples that are right: {mend}"
         if spec.rounds is not None:
             yield f"{where}: rounds weigh label sets from round to round themselves: {mend}"
-    project = Project(spec, normal_parts(spec), {}, {})
     for name, labels in spec.labels.items():
         known = {parent: project.views(parent) for parent in labels.fuse if not _given(spec, parent)}
         first = next(iter(known), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from pipeline.graph.project import Project
-from pipeline.parts import normal_parts
 from schemas.encodings import Dense, Encoding
 from schemas.errors import UserError
 from schemas.labels import FEATURES, SAID, VIEWS, LabelSchema
@@ -88,11 +87,11 @@ def method_faults(spec: Spec, labels: str, encoding: Encoding, beside: Collectio
                 )
 
 
-def source_faults(spec: Spec) -> Iterator[str]:
+def source_faults(project: Project) -> Iterator[str]:
     """Methods and trainings that read rows of a source that nothing names, or whose truth says something else."""
+    spec = project.spec
     from stages.students.methods import get_method
 
-    project = Project(spec, normal_parts(spec), {}, {})
     for name, student in spec.students.items():
         where, share = spec.where(name), student.training.source_share
         if share and project.maps_classes(student):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from pipeline.checks.draws import draw_faults
 from pipeline.graph.project import Project
-from pipeline.parts import normal_parts
 from schemas.errors import SpecError, did_you_mean
 from schemas.spec import Spec, Student
 
@@ -73,9 +72,9 @@ def reference_faults(spec: Spec) -> Iterator[str]:
             yield f"domains.{name}: the source comes in one place per split: leave out `split`"
 
 
-def order_faults(spec: Spec) -> Iterator[str]:
+def order_faults(project: Project) -> Iterator[str]:
     """Circles, and students that start from a teacher which is another model."""
-    project = Project(spec, normal_parts(spec), {}, {})
+    spec = project.spec
     try:
         project.in_order()
     except SpecError as error:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.graph.project import Project
-from pipeline.parts import normal_parts
 from schemas.errors import UserError
-from schemas.spec import Domain, Spec
+from schemas.spec import Domain
 from stages.tasks import get_task
 from stages.tasks.base import Task
 from stages.training.models import preprocessing_of
 
 
-def side_faults(spec: Spec) -> Iterator[str]:
+def side_faults(project: Project) -> Iterator[str]:
     """Teachers and students that read a column which one of their domains does not have."""
-    normal, task = normal_parts(spec), get_task(spec.task)
-    project = Project(spec, normal, {}, {})
+    spec, normal, task = project.spec, project.normal, get_task(project.spec.task)
     asked = [
         (f"teachers.{name}", settings, {*spec.teachers[name].domains, *project.targets_of(name)})
         for name, settings in normal.teacher_preprocessing.items()

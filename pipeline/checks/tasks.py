@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from pipeline.graph.project import Project
 from pipeline.graph.teachers import classes_of
-from pipeline.parts import normal_parts
 from schemas.errors import ModelError, UserError, did_you_mean
 from schemas.spec import Spec
 from stages.code import code_digest
@@ -54,9 +53,9 @@ def task_faults(spec: Spec) -> Iterator[str]:
             )
 
 
-def class_faults(spec: Spec) -> Iterator[str]:
+def class_faults(project: Project) -> Iterator[str]:
     """Class sets that do not match, where the spec itself names them; others are compared once the data is packed."""
-    project = Project(spec, normal_parts(spec), {}, {})
+    spec = project.spec
     declared = {f"domains.{name}": domain for name, domain in spec.domains.items() if domain.classes is not None}
     for where, domain in declared.items():
         if domain.label_budget is not None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from typing import TYPE_CHECKING
 
+from stages.domains.examples._strings import columns
 from stages.domains.fetch import Member
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LICENCE = (
     "Translations by Saheeh International, Hamidullah and Ma Jian, which are their publishers'; come with "
@@ -24,27 +29,19 @@ CHINESE = _MEMBER(
     path="package/dist/quran_zh.json", sha256="0646a4794227cfbcd45f23b86328e7b9617bfbcce9571e91f87360495b11ef6c"
 )
 
-Verses = dict[str, tuple[str, ...]]
-"""A verse in each of some languages, English first, by its place (`chapter:verse`)."""
 
+def read_verses(sides: tuple[str, ...], long: bool, *texts: bytes) -> dict[str, np.ndarray]:
+    """Columns of the long chapters' verses or of all others': `sample_id` (chapter:verse) and each side.
 
-def read_verses(*texts: bytes) -> Verses:
-    """All verses, each English where it stands first."""
+    `texts`: a file for each side, English first. Each English is taken where it stands first.
+    """
     read = [_by_place(text) for text in texts]
     first: dict[str, str] = {}
     for place, english in read[0].items():
         first.setdefault(english, place)
-    return {place: tuple(verses[place] for verses in read) for place in first.values()}
-
-
-def long_verses(verses: Verses) -> Verses:
-    """Those of the long chapters."""
-    return {place: sides for place, sides in verses.items() if int(place.partition(":")[0]) in LONG}
-
-
-def short_verses(verses: Verses) -> Verses:
-    """The others."""
-    return {place: sides for place, sides in verses.items() if int(place.partition(":")[0]) not in LONG}
+    places = [place for place in first.values() if (int(place.partition(":")[0]) in LONG) == long]
+    texts_by_side = {side: [verses[place] for place in places] for side, verses in zip(sides, read, strict=True)}
+    return columns(sample_id=places, **texts_by_side)
 
 
 def _by_place(text: bytes) -> dict[str, str]:
